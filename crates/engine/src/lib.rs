@@ -1,0 +1,1 @@
+//! The storage of applied state behind one trait: sled, in memory, and faulty.

@@ -1,0 +1,24 @@
+//! The words that every part of Ringleader shares.
+//!
+//! Ids and counters ([`ids`]), where a key lives ([`position`]), who replicates what ([`view`]), what a log holds
+//! ([`entry`], [`record`]), what a client asks and hears ([`request`], [`error`]), and the limits ([`limits`]).
+//!
+//! Invariants: nothing here performs I/O, reads a clock or draws a random number, and nothing here knows protobuf.
+//! What arrives from outside is validated where it arrives (`wire`), so a value of these types is well-formed.
+
+pub mod entry;
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod position;
+pub mod record;
+pub mod request;
+pub mod view;
+
+pub use entry::{Batch, Change, Entry, EntryId, MalformedBatch, Remembered};
+pub use error::ErrorCode;
+pub use ids::{BootNonce, ClusterId, Epoch, Generation, Incarnation, NodeId, PartitionId, Seq, Term};
+pub use position::{PartitionCount, Position};
+pub use record::{Record, RecordKey, RecordKind};
+pub use request::{Condition, Mutation, MutationKind, RequestId, Stamp, WriteOutcome};
+pub use view::{Configuration, NodeInfo, View, ViewDelta, ViewError};

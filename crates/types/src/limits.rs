@@ -1,0 +1,24 @@
+//! Limits, checked at the door, and the defaults that several parts must agree on.
+
+use std::time::Duration;
+
+/// Longest key, in bytes. The shortest has one byte.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// Longest value, in bytes. An empty value is a value.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Most partitions of a cluster; always a power of two.
+pub const PARTITIONS_MAX: u32 = 65_536;
+/// Partitions of a cluster unless its bootstrap says otherwise.
+pub const PARTITIONS_DEFAULT: u32 = 256;
+/// Replicas of a partition unless its bootstrap says otherwise.
+pub const REPLICATION_DEFAULT: u8 = 3;
+/// Most replicas of a partition.
+pub const REPLICATION_MAX: u8 = 9;
+/// Storage nodes that must have registered before the first partition map is committed.
+pub const EXPECTED_NODES_DEFAULT: u32 = 3;
+/// How far behind the clock `forgotten_before` stays: a retry within this time gets its first answer (P28).
+pub const REQUEST_MEMORY: Duration = Duration::from_secs(60);
+/// Longest value of a mutation's comparison (`--if-value`), in bytes.
+pub const COMPARED_VALUE_BYTES_MAX: usize = VALUE_BYTES_MAX;
+/// Largest message between processes, in bytes: a batch is cut before it reaches this.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;

@@ -1,0 +1,50 @@
+//! Stored items: a user's key or a hidden one, with the seq that wrote it.
+
+use crate::ids::Seq;
+use bytes::Bytes;
+
+/// What namespace a record belongs to. Users reach only [`RecordKind::User`]. The numbers are on disk: never reuse one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// A key that a client wrote.
+    User = 0,
+    /// Request ids and their results, many to a record (P28).
+    Requests = 1,
+}
+
+impl RecordKind {
+    /// The kind with this number, if there is one.
+    pub fn from_number(number: u8) -> Option<RecordKind> {
+        match number {
+            0 => Some(RecordKind::User),
+            1 => Some(RecordKind::Requests),
+            _ => None,
+        }
+    }
+}
+
+/// A record's full name within its partition.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RecordKey {
+    /// The namespace.
+    pub kind: RecordKind,
+    /// The name within it; for a user's record the key itself.
+    pub name: Bytes,
+}
+
+impl RecordKey {
+    /// The record of a user's key.
+    pub fn user(key: Bytes) -> RecordKey {
+        RecordKey { kind: RecordKind::User, name: key }
+    }
+}
+
+/// A stored value and the seq of the entry that wrote it: the key's version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// The entry that wrote it.
+    pub seq: Seq,
+    /// The bytes as written.
+    pub value: Bytes,
+}

@@ -1,0 +1,1 @@
+//! The viewleader's state machine, the placement planner and the failure-detection rules, pure.

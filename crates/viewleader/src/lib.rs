@@ -1,0 +1,1 @@
+//! The viewleader: openraft around viewcore, and the services that storage nodes and clients call.
