@@ -1,0 +1,97 @@
+//! When a node counts as dead (P21).
+//!
+//! - Silence for longer than the timeout, but not before this leader has led for one timeout, and not for more than a
+//!   third of the nodes at once: then the leader itself may be the one cut off, and it needs evidence.
+//! - A refused connection is evidence: nothing listens where the node said it would. It counts at once for a node that
+//!   this leader has heard from, otherwise after the first timeout, because whole clusters start up in any order.
+//!
+//! Wrong suspicion costs a change of order, never data. Time is milliseconds of any clock that does not jump back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use types::NodeId;
+
+/// What one leader knows about who is alive.
+#[derive(Clone, Debug)]
+pub struct Detector {
+    timeout_ms: u64,
+    leading_since_ms: u64,
+    heard_ms: BTreeMap<NodeId, u64>,
+    refused: BTreeSet<NodeId>,
+    /// When each node was last declared dead by its silence: they still count towards the third for one timeout.
+    silenced_ms: BTreeMap<NodeId, u64>,
+}
+
+/// Who is dead, and who would be if there were evidence.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Verdict {
+    /// To be declared dead now.
+    pub dead: BTreeSet<NodeId>,
+    /// Silent, but too many at once: they wait for evidence, or an operator.
+    pub held_back: BTreeSet<NodeId>,
+}
+
+impl Detector {
+    /// The detector of a leader that began to lead at `now_ms`.
+    pub fn new(timeout_ms: u64, now_ms: u64) -> Detector {
+        Detector {
+            timeout_ms,
+            leading_since_ms: now_ms,
+            heard_ms: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            silenced_ms: BTreeMap::new(),
+        }
+    }
+
+    /// The node registered, or sent a heartbeat: it lives, whatever was known against it.
+    pub fn heard(&mut self, node: NodeId, now_ms: u64) {
+        self.heard_ms.insert(node, now_ms);
+        self.refused.remove(&node);
+        self.silenced_ms.remove(&node);
+    }
+
+    /// A connection to the node's address was refused, and it has none open.
+    pub fn refused(&mut self, node: NodeId) {
+        self.refused.insert(node);
+    }
+
+    /// Milliseconds since the node was last heard by this leader.
+    pub fn silent_for_ms(&self, node: NodeId, now_ms: u64) -> Option<u64> {
+        Some(now_ms.saturating_sub(*self.heard_ms.get(&node)?))
+    }
+
+    /// Whether this leader heard the node within the timeout, and nothing speaks against it since.
+    pub fn answers(&self, node: NodeId, now_ms: u64) -> bool {
+        !self.refused.contains(&node)
+            && self.silent_for_ms(node, now_ms).is_some_and(|silent| silent <= self.timeout_ms)
+    }
+
+    /// Who of the nodes that are believed alive is not.
+    pub fn verdict(&self, alive: &BTreeSet<NodeId>, now_ms: u64) -> Verdict {
+        let led_long_enough = now_ms.saturating_sub(self.leading_since_ms) > self.timeout_ms;
+        let with_evidence =
+            |node: &NodeId| self.refused.contains(node) && (led_long_enough || self.heard_ms.contains_key(node));
+        let mut dead: BTreeSet<NodeId> = alive.iter().copied().filter(with_evidence).collect();
+        if !led_long_enough {
+            return Verdict { dead, held_back: BTreeSet::new() };
+        }
+        let silent: BTreeSet<NodeId> =
+            alive.iter().copied().filter(|node| !dead.contains(node) && !self.answers(*node, now_ms)).collect();
+        let gone_before = self
+            .silenced_ms
+            .iter()
+            .filter(|(node, at)| !alive.contains(node) && now_ms.saturating_sub(**at) <= self.timeout_ms)
+            .count();
+        if (silent.len() + gone_before) * 3 > alive.len() + gone_before {
+            return Verdict { dead, held_back: silent };
+        }
+        dead.extend(silent);
+        Verdict { dead, held_back: BTreeSet::new() }
+    }
+
+    /// The nodes were declared dead. Those without evidence count towards the third for one timeout more.
+    pub fn declared_dead(&mut self, nodes: &[NodeId], now_ms: u64) {
+        for node in nodes.iter().filter(|node| !self.refused.contains(node)) {
+            self.silenced_ms.insert(*node, now_ms);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! One leadership: events in, effects out.
+//!
+//! The Raft leader feeds everything that concerns storage nodes to [`Leader::step`] and carries out what it answers:
+//! commands to propose, one at a time, and addresses to probe. A new leadership begins with a new `Leader`.
+
+use crate::command::{Bootstrap, Change, Command};
+use crate::detector::Detector;
+use crate::observed::{Heartbeat, Observed};
+use crate::patience::Patience;
+use crate::plan;
+use crate::state::ClusterState;
+use std::collections::{BTreeMap, BTreeSet};
+use types::{NodeId, PartitionId, Term};
+
+/// Primaries that one rebalancing change moves at most: each costs its partition a moment.
+const BALANCE_MOVES_MAX: usize = 32;
+/// Time between two rebalancing changes, and since the last failure or return of a node.
+const BALANCE_AFTER_MS: u64 = 5_000;
+/// Time between two probes of a node.
+const PROBE_PAUSE_MS: u64 = 100;
+
+/// What a leadership is told to keep.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaderSettings {
+    /// Silence after which a node counts as dead, in milliseconds.
+    pub node_timeout_ms: u64,
+    /// Proposed if the cluster has no identity yet.
+    pub bootstrap: Bootstrap,
+}
+
+/// What happens to a leader.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Time passes: to be sent every 50 ms or so.
+    Tick,
+    /// The last proposal was applied, refused or lost; a state that changed for another reason.
+    Settled,
+    /// A node registered with this leader. Its session is open from now on.
+    Registered {
+        /// Which node.
+        node: NodeId,
+        /// Whether it was known with an earlier incarnation.
+        restarted: bool,
+    },
+    /// A node's session ended.
+    SessionEnded(NodeId),
+    /// A node's heartbeat.
+    Heartbeat(NodeId, Heartbeat),
+    /// Someone thinks that this node is gone.
+    Suspect(NodeId),
+    /// A probe ended: whether the connection was refused.
+    Probed {
+        /// Which node.
+        node: NodeId,
+        /// Refused: nothing listens there. Otherwise it says nothing.
+        refused: bool,
+    },
+    /// A primary can't commit, or can't finish its takeover (P19), or lost its memory of the term (P11).
+    Stuck {
+        /// Who reports.
+        node: NodeId,
+        /// Its partition.
+        partition: PartitionId,
+        /// The term it is stuck at.
+        term: Term,
+        /// Members that it could not reach.
+        unreachable: BTreeSet<NodeId>,
+    },
+}
+
+/// What a leader wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Write this command to the log; then answer [`Event::Settled`], whatever became of it.
+    Propose(Command),
+    /// Try to connect to the node's address; then answer [`Event::Probed`].
+    Probe {
+        /// Which node.
+        node: NodeId,
+        /// Where, `host:port`.
+        address: String,
+    },
+}
+
+/// The memory of one leadership.
+#[derive(Clone, Debug)]
+pub struct Leader {
+    settings: LeaderSettings,
+    detector: Detector,
+    observed: Observed,
+    patience: Patience,
+    sessions: BTreeSet<NodeId>,
+    probing: BTreeSet<NodeId>,
+    probed_ms: BTreeMap<NodeId, u64>,
+    stuck: BTreeMap<PartitionId, (Term, BTreeSet<NodeId>)>,
+    held_back: BTreeSet<NodeId>,
+    proposing: bool,
+    unrest_ms: u64,
+}
+
+impl Leader {
+    /// A leadership that begins at `now_ms`.
+    pub fn new(settings: LeaderSettings, now_ms: u64) -> Leader {
+        Leader {
+            detector: Detector::new(settings.node_timeout_ms, now_ms),
+            settings,
+            observed: Observed::default(),
+            patience: Patience::default(),
+            sessions: BTreeSet::new(),
+            probing: BTreeSet::new(),
+            probed_ms: BTreeMap::new(),
+            stuck: BTreeMap::new(),
+            held_back: BTreeSet::new(),
+            proposing: false,
+            unrest_ms: now_ms,
+        }
+    }
+
+    /// What heartbeats said.
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    /// Milliseconds since a node was last heard.
+    pub fn silent_for_ms(&self, node: NodeId, now_ms: u64) -> Option<u64> {
+        self.detector.silent_for_ms(node, now_ms)
+    }
+
+    /// Nodes that are silent, but too many at once to be declared dead without evidence (P21).
+    pub fn held_back(&self) -> &BTreeSet<NodeId> {
+        &self.held_back
+    }
+
+    /// Takes in one event; `state` is what is applied by now.
+    pub fn step(&mut self, now_ms: u64, event: Event, state: &ClusterState) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Tick => {
+                // A node that lost its session and whose port was still open may be closing it just now.
+                let without_session: Vec<NodeId> =
+                    state.nodes().map(|node| node.id).filter(|node| !self.sessions.contains(node)).collect();
+                for node in without_session {
+                    self.probe(now_ms, node, state, &mut effects);
+                }
+            }
+            Event::Settled => self.proposing = false,
+            Event::Registered { node, restarted } => {
+                self.detector.heard(node, now_ms);
+                self.sessions.insert(node);
+                self.observed.forget_serving(node);
+                self.unrest_ms = now_ms;
+                if restarted {
+                    self.patience.restarted(node, now_ms);
+                }
+                self.replaced_at_its_address(node, state);
+            }
+            Event::SessionEnded(node) => {
+                self.sessions.remove(&node);
+                self.observed.forget_serving(node);
+                self.probed_ms.remove(&node);
+                self.probe(now_ms, node, state, &mut effects);
+            }
+            Event::Heartbeat(node, heartbeat) => {
+                self.detector.heard(node, now_ms);
+                self.observed.heartbeat(node, &heartbeat);
+                // The most frequent event by far, and nothing that can't wait for the next tick.
+                return effects;
+            }
+            Event::Suspect(node) => self.probe(now_ms, node, state, &mut effects),
+            Event::Probed { node, refused } => {
+                self.probing.remove(&node);
+                // An open session speaks louder than a closed port.
+                if refused && !self.sessions.contains(&node) {
+                    self.detector.refused(node);
+                }
+            }
+            Event::Stuck { node, partition, term, unreachable } => {
+                let current = state.view().and_then(|view| view.configuration(partition));
+                if current.is_some_and(|current| current.term == term && current.primary() == Some(node)) {
+                    self.stuck.insert(partition, (term, unreachable));
+                }
+            }
+        }
+        self.plan(now_ms, state, &mut effects);
+        effects
+    }
+
+    fn probe(&mut self, now_ms: u64, node: NodeId, state: &ClusterState, effects: &mut Vec<Effect>) {
+        let just_probed = self.probed_ms.get(&node).is_some_and(|at| now_ms.saturating_sub(*at) < PROBE_PAUSE_MS);
+        if let Some(info) = state.node(node).filter(|info| info.alive)
+            && !just_probed
+            && self.probing.insert(node)
+        {
+            self.probed_ms.insert(node, now_ms);
+            effects.push(Effect::Probe { node, address: info.address.clone() });
+        }
+    }
+
+    /// A node whose address another one has now, and which has no session, is not there any more.
+    fn replaced_at_its_address(&mut self, newcomer: NodeId, state: &ClusterState) {
+        let Some(address) = state.node(newcomer).map(|info| &info.address) else { return };
+        for other in state.nodes() {
+            if other.alive && other.id != newcomer && other.address == *address && !self.sessions.contains(&other.id) {
+                self.detector.refused(other.id);
+            }
+        }
+    }
+
+    fn plan(&mut self, now_ms: u64, state: &ClusterState, effects: &mut Vec<Effect>) {
+        if self.proposing || state.halted().is_some() {
+            return;
+        }
+        let command = if state.view().is_none() {
+            Some(Command::Bootstrap(self.settings.bootstrap.clone()))
+        } else {
+            self.next_change(now_ms, state).map(Command::Change)
+        };
+        if let Some(command) = command {
+            self.proposing = true;
+            effects.push(Effect::Propose(command));
+        }
+    }
+
+    fn next_change(&mut self, now_ms: u64, state: &ClusterState) -> Option<Change> {
+        let alive: BTreeSet<NodeId> = state.nodes().filter(|node| node.alive).map(|node| node.id).collect();
+        let verdict = self.detector.verdict(&alive, now_ms);
+        let returned = self
+            .sessions
+            .iter()
+            .copied()
+            .filter(|node| !alive.contains(node) && self.detector.answers(*node, now_ms))
+            .collect();
+        self.held_back = verdict.held_back;
+        let avoid = self.patience.avoided(now_ms);
+        if let Some(change) = plan::failover(state, &verdict.dead, &returned, &avoid) {
+            self.detector.declared_dead(&change.dead, now_ms);
+            self.unrest_ms = now_ms;
+            return Some(change);
+        }
+        if let Some(change) = plan::first_map(state) {
+            return Some(change);
+        }
+        if let Some(change) = self.next_stuck(now_ms, state) {
+            return Some(change);
+        }
+        if now_ms.saturating_sub(self.unrest_ms) < BALANCE_AFTER_MS {
+            return None;
+        }
+        // Whether or not there is something to do: planning this is the dearest part of a tick.
+        self.unrest_ms = now_ms;
+        let avoid = avoid.union(&self.held_back).copied().collect();
+        plan::balance(state, &self.observed, &avoid, BALANCE_MOVES_MAX)
+    }
+
+    fn next_stuck(&mut self, now_ms: u64, state: &ClusterState) -> Option<Change> {
+        let view = state.view()?;
+        self.stuck.retain(|partition, (term, _)| view.configuration(*partition).is_some_and(|c| c.term == *term));
+        let (partition, change) = self.stuck.iter().find_map(|(partition, (_, unreachable))| {
+            if !self.patience.may_move(*partition, now_ms) {
+                return None;
+            }
+            let answers = |node| self.detector.answers(node, now_ms);
+            Some((*partition, plan::move_primary(state, *partition, unreachable, answers)?))
+        })?;
+        self.patience.moved(partition, now_ms);
+        self.unrest_ms = now_ms;
+        Some(change)
+    }
+}

@@ -1,0 +1,75 @@
+//! What heartbeats tell the leader: never replicated, complete again soon after an election.
+
+use std::collections::{BTreeMap, BTreeSet};
+use types::{Epoch, NodeId, PartitionId, Term};
+
+/// One heartbeat.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Heartbeat {
+    /// The highest epoch that the node has seen.
+    pub epoch: Epoch,
+    /// Partitions that began or ceased to serve there since its last heartbeat of this session.
+    pub serving: Vec<Serving>,
+    /// Keys stored.
+    pub keys: u64,
+    /// Bytes stored.
+    pub bytes: u64,
+}
+
+/// A partition that a node serves (P19).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Serving {
+    /// Which one.
+    pub partition: PartitionId,
+    /// At which term; 0: no more.
+    pub term: Term,
+    /// Followers whose log is behind by more than a moment.
+    pub behind: BTreeSet<NodeId>,
+}
+
+/// What a node last said about itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NodeFacts {
+    /// The highest epoch that it has seen.
+    pub epoch: Epoch,
+    /// Keys stored.
+    pub keys: u64,
+    /// Bytes stored.
+    pub bytes: u64,
+}
+
+/// The sum of all heartbeats of one leadership.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    facts: BTreeMap<NodeId, NodeFacts>,
+    serving: BTreeMap<(PartitionId, NodeId), (Term, BTreeSet<NodeId>)>,
+}
+
+impl Observed {
+    /// A session began or ended: what the node serves is to be told anew.
+    pub fn forget_serving(&mut self, node: NodeId) {
+        self.serving.retain(|(_, holder), _| *holder != node);
+    }
+
+    /// Takes in a heartbeat whose partitions exist.
+    pub fn heartbeat(&mut self, node: NodeId, heartbeat: &Heartbeat) {
+        self.facts.insert(node, NodeFacts { epoch: heartbeat.epoch, keys: heartbeat.keys, bytes: heartbeat.bytes });
+        for Serving { partition, term, behind } in &heartbeat.serving {
+            if *term == Term(0) {
+                self.serving.remove(&(*partition, node));
+            } else {
+                self.serving.insert((*partition, node), (*term, behind.clone()));
+            }
+        }
+    }
+
+    /// What the node last said; `None` if it said nothing to this leader.
+    pub fn facts(&self, node: NodeId) -> Option<NodeFacts> {
+        self.facts.get(&node).copied()
+    }
+
+    /// The replicas that are behind, if `primary` serves the partition at `term`; `None` if it does not.
+    pub fn behind(&self, partition: PartitionId, primary: NodeId, term: Term) -> Option<&BTreeSet<NodeId>> {
+        self.serving.get(&(partition, primary)).filter(|(serves_at, _)| *serves_at == term).map(|(_, behind)| behind)
+    }
+}

@@ -1,0 +1,168 @@
+//! Changes of order: the same members, another primary.
+
+use super::primaries;
+use crate::command::{Cause, Change};
+use crate::observed::Observed;
+use crate::state::ClusterState;
+use std::collections::{BTreeMap, BTreeSet};
+use types::{Configuration, NodeId, PartitionId};
+
+/// Marks nodes dead and alive, and gives every partition whose primary is dead, damaged or to be avoided to another of
+/// its replicas: one change, however many partitions it touches. `dead` and `alive` have no node in common.
+///
+/// Only usable replicas (alive, in service) are chosen, those to be avoided last; among them the node that leads the
+/// least for its weight, then the next in order. A partition without a usable replica keeps its primary.
+pub fn failover(
+    state: &ClusterState,
+    dead: &BTreeSet<NodeId>,
+    alive: &BTreeSet<NodeId>,
+    avoid: &BTreeSet<NodeId>,
+) -> Option<Change> {
+    let view = state.view()?;
+    let dead: Vec<NodeId> = dead.iter().copied().filter(|node| state.is_alive(*node)).collect();
+    let alive: Vec<NodeId> =
+        alive.iter().copied().filter(|n| view.nodes.contains_key(n) && !state.is_alive(*n)).collect();
+    let usable = |partition, node: NodeId| {
+        let lives = (state.is_alive(node) || alive.contains(&node)) && !dead.contains(&node);
+        lives && !state.out_of_service.contains_key(&(partition, node))
+    };
+    let mut chooser = Chooser::new(state);
+    let mut placements = Vec::new();
+    for (partition, configuration) in state.configurations() {
+        let Some(primary) = configuration.primary() else { continue };
+        if usable(partition, primary) && !avoid.contains(&primary) {
+            continue;
+        }
+        let acceptable = |node: NodeId| usable(partition, node) && !avoid.contains(&node);
+        let chosen = chooser.choose(configuration, acceptable).or_else(|| {
+            // A primary that is merely to be avoided is better than another one of the same kind.
+            if usable(partition, primary) {
+                None
+            } else {
+                chooser.choose(configuration, |node| usable(partition, node))
+            }
+        });
+        if let Some(chosen) = chosen {
+            chooser.moved(primary, chosen);
+            placements.push((partition, reordered(configuration, chosen, |node| usable(partition, node))));
+        }
+    }
+    let nothing = dead.is_empty() && alive.is_empty() && placements.is_empty();
+    (!nothing).then_some(Change { planned_on: view.epoch, cause: Cause::Failover, dead, alive, placements })
+}
+
+/// Gives a partition that reported itself stuck to another replica (P19): one that is usable and that `answers`, rather
+/// not one that the primary could not reach. Where there is no other, and the primary blames nobody, it asks for a new
+/// term (P11), and gets it.
+pub fn move_primary(
+    state: &ClusterState,
+    partition: PartitionId,
+    unreachable: &BTreeSet<NodeId>,
+    answers: impl Fn(NodeId) -> bool,
+) -> Option<Change> {
+    let view = state.view()?;
+    let configuration = view.configuration(partition)?;
+    let primary = configuration.primary()?;
+    let chooser = Chooser::new(state);
+    let acceptable = |node: NodeId| node != primary && state.is_usable(partition, node) && answers(node);
+    let order = match chooser
+        .choose(configuration, |node| acceptable(node) && !unreachable.contains(&node))
+        .or_else(|| chooser.choose(configuration, acceptable))
+    {
+        Some(chosen) => reordered(configuration, chosen, |node| state.is_usable(partition, node) && node != primary),
+        None if unreachable.is_empty() => configuration.replicas.clone(),
+        None => return None,
+    };
+    let placements = vec![(partition, order)];
+    Some(Change { planned_on: view.epoch, cause: Cause::Failover, dead: vec![], alive: vec![], placements })
+}
+
+/// Moves at most `moves_max` primaries towards an even load: only of partitions that serve, and only to replicas that
+/// are usable, not avoided, and by their primary's word not behind.
+pub fn balance(
+    state: &ClusterState,
+    observed: &Observed,
+    avoid: &BTreeSet<NodeId>,
+    moves_max: usize,
+) -> Option<Change> {
+    let view = state.view()?;
+    let ids: Vec<NodeId> = view.nodes.keys().copied().collect();
+    let places: BTreeMap<NodeId, usize> = ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
+    let mut start = Vec::new();
+    let mut candidates = Vec::new();
+    for (partition, configuration) in state.configurations() {
+        let primary = configuration.primary()?;
+        start.push(*places.get(&primary)?);
+        let settled = configuration.is_activated() && state.is_usable(partition, primary);
+        let behind = observed.behind(partition, primary, configuration.term);
+        candidates.push(match behind {
+            Some(behind) if settled => configuration
+                .replicas
+                .iter()
+                .filter(|node| **node == primary || state.is_usable(partition, **node))
+                .filter(|node| **node == primary || (!behind.contains(node) && !avoid.contains(node)))
+                .filter_map(|node| places.get(node).copied())
+                .collect(),
+            _ => Vec::new(),
+        });
+    }
+    let target = primaries::balanced(&candidates, ids.len(), &start);
+    let placements: Vec<_> = state
+        .configurations()
+        .zip(start.iter().zip(&target))
+        .filter(|(_, (from, to))| from != to)
+        .take(moves_max)
+        .map(|((partition, configuration), (_, to))| {
+            (partition, reordered(configuration, ids[*to], |node| state.is_usable(partition, node)))
+        })
+        .collect();
+    (!placements.is_empty()).then_some(Change {
+        planned_on: view.epoch,
+        cause: Cause::Balance,
+        dead: vec![],
+        alive: vec![],
+        placements,
+    })
+}
+
+/// The new primary first, then the usable ones in their order, then the others.
+fn reordered(configuration: &Configuration, primary: NodeId, usable: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+    let mut order = configuration.replicas.clone();
+    order.sort_by_key(|node| (*node != primary, !usable(*node)));
+    order
+}
+
+/// Spreads new primaries: knows how many partitions each node leads.
+struct Chooser {
+    led: BTreeMap<NodeId, u64>,
+    weights: BTreeMap<NodeId, u64>,
+}
+
+impl Chooser {
+    fn new(state: &ClusterState) -> Chooser {
+        let mut led = BTreeMap::new();
+        for primary in state.configurations().filter_map(|(_, configuration)| configuration.primary()) {
+            *led.entry(primary).or_default() += 1;
+        }
+        Chooser { led, weights: state.nodes().map(|node| (node.id, u64::from(node.weight).max(1))).collect() }
+    }
+
+    fn choose(&self, configuration: &Configuration, acceptable: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let led = |node: &NodeId| self.led.get(node).copied().unwrap_or(0) + 1;
+        let weight = |node: &NodeId| self.weights.get(node).copied().unwrap_or(1);
+        // The first of equals is the next in order.
+        configuration
+            .replicas
+            .iter()
+            .copied()
+            .filter(|node| acceptable(*node))
+            .min_by(|a, b| (led(a) * weight(b)).cmp(&(led(b) * weight(a))))
+    }
+
+    fn moved(&mut self, from: NodeId, to: NodeId) {
+        if let Some(count) = self.led.get_mut(&from) {
+            *count -= 1;
+        }
+        *self.led.entry(to).or_default() += 1;
+    }
+}
