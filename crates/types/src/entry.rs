@@ -176,7 +176,7 @@ impl Batch {
 }
 
 /// Appends `number` as a LEB128 varint.
-pub fn put_varint(out: &mut BytesMut, mut number: u64) {
+pub fn put_varint(out: &mut impl BufMut, mut number: u64) {
     while number >= 0x80 {
         out.put_u8(number as u8 | 0x80);
         number >>= 7;

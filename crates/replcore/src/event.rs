@@ -1,0 +1,249 @@
+//! What happens to a replica, and what follows from it.
+
+use crate::message::Message;
+use crate::persist::PersistRecord;
+use bytes::Bytes;
+use std::sync::Arc;
+use types::{
+    Configuration, EntryId, Epoch, ErrorCode, Generation, Mutation, NodeId, Record, RecordKey, RequestId, Seq, Stamp,
+    Term, WriteOutcome,
+};
+
+/// Names a client's request between the driver and a replica; unique among those that are open.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Token(pub u64);
+
+/// Numbers what a replica has asked to be written to the log: 1, 2, 3, … since it was started.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct PersistIndex(pub u64);
+
+/// A mutation with everything that must not be decided twice.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proposal {
+    /// Names the mutation for ever (P28).
+    pub id: RequestId,
+    /// Its client's stamp.
+    pub stamp: Stamp,
+    /// What to do.
+    pub mutation: Mutation,
+    /// The driver's clock less the time that requests are remembered for: how far `forgotten_before` may advance.
+    pub forget_before: Stamp,
+}
+
+/// One thing that happens to a replica.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The view of this epoch has this configuration for the partition. The node has the view on disk (P5).
+    View {
+        /// The view's epoch.
+        epoch: Epoch,
+        /// This partition's part of it.
+        configuration: Arc<Configuration>,
+    },
+    /// A message arrived from another node.
+    Message {
+        /// The sender.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// Everything up to here is on disk (P2).
+    Persisted {
+        /// The highest [`PersistIndex`] that is.
+        through: PersistIndex,
+    },
+    /// A client wants a change.
+    Mutate {
+        /// Whom to answer.
+        token: Token,
+        /// What it wants.
+        proposal: Proposal,
+    },
+    /// A client wants a value.
+    Read {
+        /// Whom to answer.
+        token: Token,
+        /// The user's key.
+        key: Bytes,
+    },
+    /// Nobody waits for this answer any more: answer *unknown* if it was appended, or not done.
+    Expire {
+        /// Whose time is over.
+        token: Token,
+    },
+    /// Nothing more is at hand: what has gathered leaves now, as few messages and one log record. Sent to every replica
+    /// that had an event since its last flush.
+    Flush,
+    /// A tick of the driver's coarse timer (see [`Settings`] for what is counted in ticks).
+    Tick,
+    /// A stream to this peer is up: what was sent before may be lost.
+    PeerUp {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The stream to this peer is down: nothing sent will arrive.
+    PeerDown {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The state holds what [`Replica::take_apply`](crate::Replica::take_apply) gave, though perhaps not on disk.
+    Applied {
+        /// What it gave as `through`.
+        through: EntryId,
+    },
+    /// The state is on disk through here: the log may be trimmed that far.
+    Checkpointed {
+        /// Everything up to here.
+        through: Seq,
+    },
+    /// Write everything but the log again, so that older segments of the write-ahead log can go.
+    WriteBase,
+    /// The viewleader's answer to [`Effect::ReportActivated`] (P16).
+    ActivationAnswered {
+        /// The term it was about.
+        term: Term,
+        /// Whether it is committed there; false: the term is over.
+        accepted: bool,
+    },
+    /// Time to forget requests older than this, though nothing is being written (P28).
+    Forget {
+        /// How far `forgotten_before` may advance.
+        before: Stamp,
+    },
+    /// The state of this partition turned out to be damaged (P3).
+    Damaged,
+    /// The viewleader has noted the damage at this epoch (P3).
+    DamageNoted {
+        /// A view after this one may name the node again.
+        epoch: Epoch,
+    },
+}
+
+/// One thing that the driver must do, in the order given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Append to the write-ahead log, in order; report with [`Event::Persisted`] once it is fsynced.
+    Persist {
+        /// Its number.
+        index: PersistIndex,
+        /// What to write.
+        record: PersistRecord,
+    },
+    /// Send now; everything it answers for is on disk.
+    Send {
+        /// The destination.
+        to: NodeId,
+        /// What to say.
+        message: Message,
+    },
+    /// Answer a client.
+    Reply {
+        /// Which.
+        token: Token,
+        /// What it hears.
+        answer: Answer,
+    },
+    /// P16: tell the viewleader that a majority of the new members has the term's first entry. Repeated until answered.
+    ReportActivated {
+        /// The term.
+        term: Term,
+    },
+    /// P19: this primary can't commit or can't finish its takeover. Repeated while it lasts.
+    ReportStuck {
+        /// The term.
+        term: Term,
+        /// Members that do not answer.
+        unreachable: Vec<NodeId>,
+    },
+    /// P3: this replica is out of service. Repeated until [`Event::DamageNoted`].
+    ReportDamaged,
+    /// P8: somebody has promised a higher term: ask for the newest view.
+    WantView,
+    /// The replica begins (`Some`) or ceases (`None`) to serve.
+    Serving {
+        /// The term it serves in.
+        term: Option<Term>,
+    },
+    /// P5: this generation's data may go.
+    DeleteData {
+        /// Which life of the partition.
+        generation: Generation,
+    },
+}
+
+/// What a client hears.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The change is committed.
+    Written {
+        /// The key's version and whether it had a value.
+        outcome: WriteOutcome,
+        /// Replicas that are known to have it on disk.
+        durable_on: u32,
+        /// The term in which it was answered.
+        term: Term,
+    },
+    /// The key's value.
+    Found(Record),
+    /// The key has no value: of a read, or of a delete, which then did nothing.
+    NotFound,
+    /// The condition did not hold; nothing was done.
+    ConditionFailed {
+        /// The key's version, if it has a value.
+        version: Option<Seq>,
+    },
+    /// Not done, or unknown: the code tells.
+    Error(ErrorCode),
+}
+
+/// Committed changes for the state, rewrites of one record merged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Apply {
+    /// Which life of the partition.
+    pub generation: Generation,
+    /// What `applied` becomes, in the same atomic batch (P1).
+    pub through: EntryId,
+    /// By key; at most one per record; each with the seq that wrote it. `None` deletes.
+    pub changes: Vec<(RecordKey, Option<Bytes>, Seq)>,
+}
+
+/// The applied state, read in the middle of a step: its content is a function of the events before it.
+pub trait State {
+    /// The record as of what was applied.
+    ///
+    /// # Errors
+    /// [`StateDamaged`]: the replica goes out of service (P3).
+    fn get(&self, generation: Generation, key: &RecordKey) -> Result<Option<Record>, StateDamaged>;
+}
+
+/// The state can't be trusted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the partition's state is damaged")]
+pub struct StateDamaged;
+
+/// Bounds of a replica. They bound memory and repetition; safety depends on none of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Most bytes of entries in one message.
+    pub message_bytes_max: usize,
+    /// Most bytes of entries sent to one follower and not yet answered.
+    pub window_bytes_max: usize,
+    /// Appended and not yet committed: above this, new mutations are refused as overloaded.
+    pub uncommitted_bytes_max: usize,
+    /// Ticks without an answer before something is sent again; doubles up to sixteen times this.
+    pub resend_ticks: u32,
+    /// Ticks without progress before the primary reports that it is stuck, and between two such reports.
+    pub stuck_ticks: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            message_bytes_max: 1 << 20,
+            window_bytes_max: 8 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            resend_ticks: 5,
+            stuck_ticks: 50,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What the replicas of one partition say to each other.
+//!
+//! Cluster, partition, sender and destination with their incarnations travel with the envelope and are checked there
+//! (P6); what reaches a replica is from a member of the same cluster, for this partition and this start of this node.
+
+use types::{Entry, EntryId, Seq, Term};
+
+/// A message of one term.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// The term it belongs to: the sender's as primary, or that of the primary it answers.
+    pub term: Term,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a message says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// P7, from the primary: these entries follow `prev`, without holes.
+    Prepare {
+        /// The entry before the first one sent.
+        prev: EntryId,
+        /// May be empty: then only `committed` and `held_by_all` are told (P10).
+        entries: Vec<Entry>,
+        /// What the primary knows to be committed.
+        committed: Seq,
+        /// Every replica has the log on disk through here: it may be trimmed.
+        held_by_all: Seq,
+    },
+    /// P7: my durable log equals yours of this term through `seq`.
+    Prepared {
+        /// Through here.
+        seq: Seq,
+    },
+    /// P7: `prev` is not in my log.
+    Mismatch {
+        /// The end of my log.
+        last: EntryId,
+        /// What I hold as committed: it equals yours.
+        committed: Seq,
+    },
+    /// I have promised a higher term.
+    Fenced {
+        /// That term.
+        promised: Term,
+    },
+    /// P4: no view names me for this partition.
+    NotMember,
+    /// P13, from a primary taking over: promise this term.
+    Seal,
+    /// P13: promised; this is where my log ends.
+    Sealed {
+        /// The end of my log, on disk.
+        last: EntryId,
+        /// What I hold as committed.
+        committed: Seq,
+    },
+    /// P15: send me what follows `after`, of the log that ends at `last`.
+    Fetch {
+        /// My committed entries end here; they equal yours.
+        after: Seq,
+        /// What you sealed.
+        last: EntryId,
+    },
+    /// P15: entries of the sealed log.
+    Fetched {
+        /// The entry before the first one sent.
+        prev: EntryId,
+        /// A part of the difference; ask again after its end until `last` is reached.
+        entries: Vec<Entry>,
+        /// What was asked for.
+        last: EntryId,
+    },
+    /// P17: have you promised more than this term?
+    Confirm {
+        /// Names the round; later rounds of a term have greater numbers.
+        nonce: u64,
+    },
+    /// P17: I had not, when I read the question.
+    Confirmed {
+        /// The round.
+        nonce: u64,
+    },
+}
+
+impl Body {
+    /// A short name, for traces and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Body::Prepare { .. } => "prepare",
+            Body::Prepared { .. } => "prepared",
+            Body::Mismatch { .. } => "mismatch",
+            Body::Fenced { .. } => "fenced",
+            Body::NotMember => "not-member",
+            Body::Seal => "seal",
+            Body::Sealed { .. } => "sealed",
+            Body::Fetch { .. } => "fetch",
+            Body::Fetched { .. } => "fetched",
+            Body::Confirm { .. } => "confirm",
+            Body::Confirmed { .. } => "confirmed",
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! Writing, as primary: judge, append, send, count, answer (P7–P12, P16, P19, P28).
+
+use crate::event::{Answer, Effect, Proposal, State, Token};
+use crate::message::Body;
+use crate::persist::PersistRecord;
+use crate::reads::{Reads, Waiting};
+use crate::replica::{Replica, Role, user};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use types::{
+    Batch, Change, Condition, Configuration, Entry, EntryId, ErrorCode, MutationKind, NodeId, Record, Remembered, Seq,
+    Stamp, Term, WriteOutcome,
+};
+
+/// How far `forgotten_before` moves at a time, so that most entries need not carry it.
+const FORGET_STEP_MS: u64 = 1_000;
+
+/// One primary's memory of one term. Losing it ends the term (P11).
+#[derive(Debug)]
+pub(crate) struct Primary {
+    term: Term,
+    /// The seq of the term's own empty entry.
+    start: Seq,
+    /// P16: `start` is committed.
+    serving: bool,
+    /// P9: the configuration has no prior, or its activation is committed at the viewleader.
+    activated: bool,
+    followers: Vec<Follower>,
+    /// The log was given to the disk through here. What is beyond never left this node.
+    flushed: Seq,
+    writes: VecDeque<PendingWrite>,
+    uncommitted_bytes: usize,
+    pub(crate) reads: Reads,
+    /// Ticks since something that waits has moved.
+    still_ticks: u32,
+}
+
+#[derive(Debug)]
+struct PendingWrite {
+    seq: Seq,
+    token: Token,
+    outcome: WriteOutcome,
+}
+
+/// Another replica, or the learner, as the primary knows it in this term.
+#[derive(Debug)]
+struct Follower {
+    node: NodeId,
+    /// Learners never count (P9).
+    votes: bool,
+    /// Its durable log equals ours through here.
+    matched: Seq,
+    /// What it is sent next.
+    next: Seq,
+    /// Sent and not answered, in order.
+    in_flight: VecDeque<InFlight>,
+    /// The `committed` it was last sent.
+    told: Seq,
+    /// Ticks since it last answered while it owed an answer.
+    silent_ticks: u32,
+    /// Silence after which things are sent again; doubles while it stays silent.
+    patience_ticks: u32,
+    /// Needs entries that are trimmed here: it waits for a snapshot, which this version does not send.
+    out_of_reach: bool,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    first: Seq,
+    end: Seq,
+    bytes: usize,
+}
+
+impl Follower {
+    fn new(node: NodeId, votes: bool, next: Seq, patience_ticks: u32) -> Follower {
+        Follower {
+            node,
+            votes,
+            matched: Seq(0),
+            next,
+            in_flight: VecDeque::new(),
+            told: Seq(0),
+            silent_ticks: 0,
+            patience_ticks,
+            out_of_reach: false,
+        }
+    }
+
+    fn answered(&mut self, patience_ticks: u32) {
+        self.silent_ticks = 0;
+        self.patience_ticks = patience_ticks;
+    }
+
+    /// What was sent may be lost: go on from the oldest that is not answered.
+    fn rewind(&mut self) {
+        if let Some(oldest) = self.in_flight.front() {
+            self.next = oldest.first.max(self.matched.next());
+            self.in_flight.clear();
+        }
+    }
+}
+
+impl Primary {
+    pub(crate) fn term(&self) -> Term {
+        self.term
+    }
+
+    pub(crate) fn serving(&self) -> bool {
+        self.serving
+    }
+
+    /// Something that waited has moved.
+    pub(crate) fn moved(&mut self) {
+        self.still_ticks = 0;
+    }
+
+    pub(crate) fn heard_from(&mut self, node: NodeId, patience_ticks: u32) {
+        if let Some(follower) = self.followers.iter_mut().find(|f| f.node == node) {
+            follower.answered(patience_ticks);
+        }
+    }
+
+    pub(crate) fn needs_tick(&self, replica: &Replica) -> bool {
+        let last = replica.log.last().seq;
+        !self.serving
+            || self.reads.any()
+            || replica.committed < last
+            || self.followers.iter().any(|f| {
+                !f.out_of_reach && !replica.down.contains(&f.node) && (f.matched < last || f.told < replica.committed)
+            })
+    }
+
+    pub(crate) fn behind(&self, replica: &Replica) -> Vec<NodeId> {
+        let silent = |f: &&Follower| {
+            let owes = f.matched < replica.committed;
+            f.out_of_reach || owes && (replica.down.contains(&f.node) || f.silent_ticks > 0)
+        };
+        self.followers.iter().filter(silent).map(|f| f.node).collect()
+    }
+}
+
+impl Replica {
+    // ------------------------------------------------------------------------------------------------ the term
+
+    /// P16: the term begins with an empty entry of its own.
+    pub(crate) fn start_term(&mut self, term: Term, effects: &mut Vec<Effect>) {
+        let Some(configuration) = self.configuration.clone() else { return };
+        let flushed = self.log.last().seq;
+        let start = flushed.next();
+        let patience = self.settings.resend_ticks;
+        let followers = others(&configuration, self.me).map(|(n, votes)| Follower::new(n, votes, start, patience));
+        self.role = Role::Primary(Box::new(Primary {
+            term,
+            start,
+            serving: false,
+            activated: configuration.is_activated(),
+            followers: followers.collect(),
+            flushed,
+            writes: VecDeque::new(),
+            uncommitted_bytes: 0,
+            reads: Reads::default(),
+            still_ticks: 0,
+        }));
+        self.append_own(term, &Batch::default());
+        self.flush_primary(effects);
+    }
+
+    /// The same term with another learner, or activated meanwhile (P18).
+    pub(crate) fn follow_configuration(&mut self, effects: &mut Vec<Effect>) {
+        let Some(configuration) = self.configuration.clone() else { return };
+        // A newcomer is sent the last entry first: its answer tells where its log ends.
+        let (me, next, patience) = (self.me, self.log.last().seq, self.settings.resend_ticks);
+        let Role::Primary(primary) = &mut self.role else { return };
+        if primary.term != configuration.term {
+            return;
+        }
+        let named: Vec<_> = others(&configuration, me).collect();
+        primary.followers.retain(|f| named.contains(&(f.node, f.votes)));
+        for (node, votes) in named {
+            if !primary.followers.iter().any(|f| f.node == node) {
+                primary.followers.push(Follower::new(node, votes, next, patience));
+            }
+        }
+        primary.activated |= configuration.is_activated();
+        self.try_commit(effects);
+    }
+
+    /// P8: this node's term is over. What never left it is taken back; what may have is *unknown*.
+    pub(crate) fn abdicate(&mut self, effects: &mut Vec<Effect>) {
+        let Role::Primary(primary) = std::mem::replace(&mut self.role, Role::Follower) else { return };
+        let refusal = Answer::Error(ErrorCode::NotPrimary);
+        if self.log.last().seq > primary.flushed {
+            self.truncate(primary.flushed.next());
+        }
+        for write in primary.writes {
+            let left = write.seq <= primary.flushed;
+            let answer = if left { Answer::Error(ErrorCode::Unknown) } else { refusal.clone() };
+            Self::reply(write.token, answer, effects);
+        }
+        for token in primary.reads.into_tokens() {
+            Self::reply(token, refusal.clone(), effects);
+        }
+        if primary.serving {
+            effects.push(Effect::Serving { term: None });
+        }
+    }
+
+    pub(crate) fn on_activation(&mut self, term: Term, accepted: bool, effects: &mut Vec<Effect>) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        if primary.term != term || primary.activated {
+            return;
+        }
+        if accepted {
+            primary.activated = true;
+            self.try_commit(effects);
+        } else {
+            // P16: no longer current; this primary never serves.
+            self.abdicate(effects);
+            effects.push(Effect::WantView);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ requests
+
+    pub(crate) fn on_mutate(
+        &mut self,
+        token: Token,
+        proposal: &Proposal,
+        state: &dyn State,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Role::Primary(primary) = &self.role else {
+            return Self::reply(token, self.refusal(), effects);
+        };
+        if !primary.serving {
+            return Self::reply(token, self.refusal(), effects);
+        }
+        if let Some(outcome) = self.requests.outcome(proposal.id) {
+            // P28, P12: the first answer again, once its entry is committed.
+            let replicas = 1 + primary.followers.iter().filter(|f| f.votes).count() as u32;
+            let answer = Answer::Written { outcome, durable_on: replicas / 2 + 1, term: primary.term };
+            return self.answer_as_read(token, answer, outcome.version);
+        }
+        if proposal.stamp < self.requests.refused_before() {
+            return Self::reply(token, Answer::Error(ErrorCode::StampTooOld), effects);
+        }
+        if primary.uncommitted_bytes > self.settings.uncommitted_bytes_max {
+            return Self::reply(token, Answer::Error(ErrorCode::Overloaded), effects);
+        }
+        // P12: judged against everything appended, in append order.
+        let mutation = &proposal.mutation;
+        let key = user(&mutation.key);
+        let Some((current, seen)) = self.newest(&key, state, effects) else {
+            return Self::reply(token, self.refusal(), effects);
+        };
+        if !holds(&mutation.condition, current.as_ref()) {
+            let answer = Answer::ConditionFailed { version: current.map(|record| record.seq) };
+            return self.answer_as_read(token, answer, seen);
+        }
+        let value = match &mutation.kind {
+            MutationKind::Put(value) => Some(value.clone()),
+            MutationKind::Delete if current.is_none() => return self.answer_as_read(token, Answer::NotFound, seen),
+            MutationKind::Delete => None,
+        };
+        let outcome = WriteOutcome { version: self.log.last().seq.next(), replaced: current.is_some() };
+        let due = proposal.forget_before.0 >= self.requests.refused_before().0 + FORGET_STEP_MS;
+        let batch = Batch {
+            changes: vec![Change { key, value }],
+            request: Some(Remembered { id: proposal.id, stamp: proposal.stamp, outcome }),
+            forgotten_before: due.then_some(proposal.forget_before),
+        };
+        let Role::Primary(primary) = &mut self.role else { return };
+        primary.writes.push_back(PendingWrite { seq: outcome.version, token, outcome });
+        let term = primary.term;
+        self.append_own(term, &batch);
+    }
+
+    /// P12: an answer that changes nothing is a read, and waits until all it saw is committed.
+    fn answer_as_read(&mut self, token: Token, answer: Answer, seen: Seq) {
+        if let Role::Primary(primary) = &mut self.role {
+            primary.reads.arrive(Waiting::settled(token, answer, seen));
+        }
+    }
+
+    fn append_own(&mut self, term: Term, batch: &Batch) {
+        let payload = batch.encode();
+        // The state's keys and values share the entry's memory, as they do at the followers.
+        let batch = Batch::decode(&payload).expect("what was just encoded decodes");
+        let Role::Primary(primary) = &mut self.role else { return };
+        primary.uncommitted_bytes += payload.len();
+        let id = EntryId { term, seq: self.log.last().seq.next() };
+        self.append(Entry { id, payload }, batch);
+    }
+
+    pub(crate) fn on_forget(&mut self, before: Stamp) {
+        let Role::Primary(primary) = &self.role else { return };
+        let due = self.requests.oldest().is_some_and(|oldest| oldest < before);
+        if primary.serving && due && before > self.requests.refused_before() {
+            let term = primary.term;
+            self.append_own(term, &Batch { forgotten_before: Some(before), ..Batch::default() });
+        }
+    }
+
+    pub(crate) fn on_expire(&mut self, token: Token, effects: &mut Vec<Effect>) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        if let Some(index) = primary.writes.iter().position(|write| write.token == token) {
+            primary.writes.remove(index);
+            // P29: it is appended, so it may still happen.
+            Self::reply(token, Answer::Error(ErrorCode::Unknown), effects);
+        } else if primary.reads.remove(token) {
+            Self::reply(token, Answer::Error(ErrorCode::DeadlineExceeded), effects);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ replication
+
+    /// Everything appended since the last flush goes to the disk and to the followers, and reads get their round.
+    pub(crate) fn flush_primary(&mut self, effects: &mut Vec<Effect>) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        let last = self.log.last().seq;
+        if last > primary.flushed {
+            let entries = self.log.range(primary.flushed.next(), last, usize::MAX);
+            primary.flushed = last;
+            self.persist(PersistRecord::Append { entries, committed: self.committed }, effects);
+        }
+        self.replicate(effects);
+        self.begin_round(effects);
+    }
+
+    /// P7: sends each follower what its window has room for.
+    fn replicate(&mut self, effects: &mut Vec<Effect>) {
+        let held = self.held_by_all();
+        let Role::Primary(primary) = &mut self.role else { return };
+        let (settings, committed, log, down) = (self.settings, self.committed, &self.log, &self.down);
+        let last = log.last().seq;
+        for follower in &mut primary.followers {
+            if follower.out_of_reach || down.contains(&follower.node) {
+                continue;
+            }
+            // Below the trim point every replica has everything; who lacks it answers `Mismatch`.
+            follower.next = follower.next.max(log.trim().seq.next());
+            let mut window: usize = follower.in_flight.iter().map(|sent| sent.bytes).sum();
+            while follower.next <= last && window < settings.window_bytes_max {
+                let prev = log.id_at(follower.next.before()).expect("what a follower is sent next is kept");
+                let entries = log.range(follower.next, last, settings.message_bytes_max);
+                let bytes: usize = entries.iter().map(|entry| entry.payload.len() + 16).sum();
+                let end = Seq(prev.seq.0 + entries.len() as u64);
+                window += bytes;
+                follower.in_flight.push_back(InFlight { first: follower.next, end, bytes });
+                follower.next = end.next();
+                follower.told = committed;
+                let body = Body::Prepare { prev, entries, committed, held_by_all: held };
+                let message = crate::Message { term: primary.term, body };
+                effects.push(Effect::Send { to: follower.node, message });
+            }
+        }
+    }
+
+    /// Through here every replica and the learner have the log on disk.
+    fn held_by_all(&mut self) -> Seq {
+        let own = self.durable();
+        if let Role::Primary(primary) = &self.role {
+            let least = primary.followers.iter().map(|f| f.matched).min().unwrap_or(own).min(own);
+            self.held_by_all = self.held_by_all.max(least);
+        }
+        self.held_by_all
+    }
+
+    pub(crate) fn on_prepared(&mut self, from: NodeId, term: Term, seq: Seq, effects: &mut Vec<Effect>) {
+        let patience = self.settings.resend_ticks;
+        let last = self.log.last().seq;
+        let Role::Primary(primary) = &mut self.role else { return };
+        // P8, P9: only of this term; distinct nodes; never beyond what was sent.
+        if primary.term != term || seq > last {
+            return;
+        }
+        let Some(follower) = primary.followers.iter_mut().find(|f| f.node == from) else { return };
+        follower.answered(patience);
+        if seq <= follower.matched {
+            return;
+        }
+        follower.matched = seq;
+        follower.next = follower.next.max(seq.next());
+        while follower.in_flight.pop_front_if(|sent| sent.end <= seq).is_some() {}
+        self.try_commit(effects);
+    }
+
+    pub(crate) fn on_mismatch(&mut self, from: NodeId, term: Term, last: EntryId, committed: Seq) {
+        let patience = self.settings.resend_ticks;
+        let Role::Primary(primary) = &mut self.role else { return };
+        if primary.term != term {
+            return;
+        }
+        let log = &self.log;
+        let Some(follower) = primary.followers.iter_mut().find(|f| f.node == from) else { return };
+        follower.answered(patience);
+        follower.in_flight.clear();
+        // P7: go on from the end of its log where we have that entry, else from what it holds as committed: that is
+        // ours too. Below our trim point every replica has everything.
+        let known = if log.holds(last) { last.seq } else { committed };
+        follower.out_of_reach = last.seq < log.trim().seq;
+        follower.next = known.max(follower.matched).max(log.trim().seq).min(log.last().seq).next();
+    }
+
+    /// P9: what a majority of the replicas has on disk is committed, and everything before it.
+    pub(crate) fn try_commit(&mut self, effects: &mut Vec<Effect>) {
+        let own = self.durable();
+        let Role::Primary(primary) = &mut self.role else { return };
+        // P8: a vote is only counted while the own promise is the term.
+        assert!(self.promised == primary.term, "a primary's term is its promise");
+        let mut on_disk: Vec<Seq> = primary.followers.iter().filter(|f| f.votes).map(|f| f.matched).collect();
+        on_disk.push(own);
+        on_disk.sort_unstable_by(|a, b| b.cmp(a));
+        let majority = on_disk[on_disk.len() / 2];
+        if majority < primary.start {
+            return;
+        }
+        if !primary.activated {
+            // P9, P16: with a prior nothing commits by counting; the viewleader decides.
+            effects.push(Effect::ReportActivated { term: primary.term });
+            return;
+        }
+        if majority <= self.committed {
+            return;
+        }
+        let before = self.committed;
+        let freed: usize = (before.0 + 1..=majority.0)
+            .filter(|seq| Seq(*seq) >= primary.start)
+            .filter_map(|seq| self.log.get(Seq(seq)))
+            .map(|entry| entry.payload.len())
+            .sum();
+        primary.uncommitted_bytes = primary.uncommitted_bytes.saturating_sub(freed);
+        primary.still_ticks = 0;
+        if !primary.serving {
+            primary.serving = true;
+            effects.push(Effect::Serving { term: Some(primary.term) });
+        }
+        while let Some(write) = primary.writes.pop_front_if(|write| write.seq <= majority) {
+            let durable_on = on_disk.iter().filter(|seq| **seq >= write.seq).count() as u32;
+            let answer = Answer::Written { outcome: write.outcome, durable_on, term: primary.term };
+            Self::reply(write.token, answer, effects);
+        }
+        self.commit_through(majority);
+    }
+
+    // ------------------------------------------------------------------------------------------------ repetition
+
+    pub(crate) fn primary_peer_up(&mut self, peer: NodeId, effects: &mut Vec<Effect>) {
+        let patience = self.settings.resend_ticks;
+        let Role::Primary(primary) = &mut self.role else { return };
+        let Some(follower) = primary.followers.iter_mut().find(|f| f.node == peer) else { return };
+        follower.answered(patience);
+        follower.rewind();
+        let term = primary.term;
+        if let Some(nonce) = primary.reads.open_round(peer) {
+            self.send(peer, term, Body::Confirm { nonce }, effects);
+        }
+        self.replicate(effects);
+    }
+
+    pub(crate) fn tick_primary(&mut self, effects: &mut Vec<Effect>) {
+        let settings = self.settings;
+        let last = self.log.last().seq;
+        let held = self.held_by_all();
+        let Role::Primary(primary) = &mut self.role else { return };
+        let (term, committed) = (primary.term, self.committed);
+        let mut confirm = Vec::new();
+        for follower in &mut primary.followers {
+            if follower.out_of_reach || self.down.contains(&follower.node) {
+                continue;
+            }
+            let mut probe = false;
+            let open_round = if follower.votes { primary.reads.open_round(follower.node) } else { None };
+            if follower.matched < last || open_round.is_some() {
+                follower.silent_ticks += 1;
+                if follower.silent_ticks >= follower.patience_ticks {
+                    follower.silent_ticks = 0;
+                    follower.patience_ticks = (follower.patience_ticks * 2).min(settings.resend_ticks * 16);
+                    follower.rewind();
+                    confirm.extend(open_round.map(|nonce| (follower.node, nonce)));
+                    probe = follower.matched < last && follower.next > last;
+                }
+            }
+            // P10: an idle primary says once what is committed.
+            let idle = follower.matched >= last && follower.told < committed;
+            if (idle || probe)
+                && let Some(prev) = self.log.id_at(follower.matched.max(self.log.trim().seq))
+            {
+                follower.told = committed;
+                let body = Body::Prepare { prev, entries: Vec::new(), committed, held_by_all: held };
+                effects.push(Effect::Send { to: follower.node, message: crate::Message { term, body } });
+            }
+        }
+        let waits = !primary.serving || committed < last || primary.reads.any();
+        primary.still_ticks = if waits { primary.still_ticks + 1 } else { 0 };
+        if primary.still_ticks > 0 && primary.still_ticks.is_multiple_of(settings.stuck_ticks) {
+            // P19.
+            let silent = primary.followers.iter().filter(|f| f.votes && f.matched < last);
+            effects.push(Effect::ReportStuck { term, unreachable: silent.map(|f| f.node).collect() });
+        }
+        if !primary.activated && primary.still_ticks.is_multiple_of(settings.resend_ticks) {
+            self.try_commit(effects);
+        }
+        for (node, nonce) in confirm {
+            self.send(node, term, Body::Confirm { nonce }, effects);
+        }
+        self.replicate(effects);
+    }
+}
+
+/// Every other member, and whether it votes.
+fn others(configuration: &Arc<Configuration>, me: NodeId) -> impl Iterator<Item = (NodeId, bool)> {
+    let replicas = configuration.replicas.iter().map(|n| (*n, true));
+    let learner = configuration.learner.filter(|n| !configuration.replicas.contains(n)).map(|n| (n, false));
+    replicas.chain(learner).filter(move |(n, _)| *n != me)
+}
+
+fn holds(condition: &Condition, current: Option<&Record>) -> bool {
+    match condition {
+        Condition::None => true,
+        Condition::Absent => current.is_none(),
+        Condition::Present => current.is_some(),
+        Condition::Version(seq) => current.is_some_and(|record| record.seq == *seq),
+        Condition::Value(value) => current.is_some_and(|record| record.value == *value),
+    }
+}

@@ -1,0 +1,644 @@
+//! The replica: what it holds, how it learns of views, and how its answers wait for the disk.
+
+use crate::event::{Answer, Apply, Effect, Event, PersistIndex, Settings, State, Token};
+use crate::log::Log;
+use crate::message::{Body, Message};
+use crate::overlay::Overlay;
+use crate::persist::{Base, MalformedRecord, PersistRecord, Recovered, Standing};
+use crate::primary::Primary;
+use crate::requests::Requests;
+use crate::takeover::Takeover;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use types::{
+    Batch, Configuration, Entry, EntryId, Epoch, ErrorCode, Generation, NodeId, PartitionId, Record, RecordKey, Seq,
+    Term,
+};
+
+/// One partition's replica on one node, from one start of the node to its end.
+#[derive(Debug)]
+pub struct Replica {
+    pub(crate) me: NodeId,
+    partition: PartitionId,
+    /// P11: only terms above this epoch are taken over.
+    accepted_at: Epoch,
+    pub(crate) settings: Settings,
+
+    generation: Generation,
+    standing: Standing,
+    pub(crate) promised: Term,
+    pub(crate) committed: Seq,
+    pub(crate) log: Log,
+    /// The log is on disk through here, as it stands now.
+    durable: Seq,
+    /// P10's sibling for trimming: every replica has the log on disk through here.
+    pub(crate) held_by_all: Seq,
+    pub(crate) overlay: Overlay,
+    pub(crate) requests: Requests,
+    /// What the state holds, and what it was given and has not answered for.
+    applied: EntryId,
+    applying: Option<EntryId>,
+    /// The state is on disk through here.
+    checkpointed: Seq,
+
+    view_epoch: Epoch,
+    pub(crate) configuration: Option<Arc<Configuration>>,
+    /// The highest term whose takeover began here.
+    began: Term,
+    pub(crate) role: Role,
+    /// Peers whose stream is known to be down.
+    pub(crate) down: Vec<NodeId>,
+
+    last_index: PersistIndex,
+    persisted: PersistIndex,
+    waiting: VecDeque<(PersistIndex, Waiting)>,
+    ticks: u32,
+}
+
+/// What the replica does in the present term.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// Follows, or nothing.
+    Follower,
+    /// P13–P15.
+    Taking(Takeover),
+    /// From its own empty entry on (P16).
+    Primary(Box<Primary>),
+}
+
+/// What happens once something is on disk (P2).
+#[derive(Debug)]
+enum Waiting {
+    /// The log is, through here.
+    Log(Seq),
+    /// The promise that a takeover of this term begins with.
+    OwnSeal(Term),
+    /// A message may leave.
+    Send { to: NodeId, message: Message },
+}
+
+/// What a replica is at the moment, for status and tests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RoleSummary {
+    /// No view names the node.
+    None,
+    /// Damaged (P3).
+    OutOfService,
+    /// Follows.
+    Follower,
+    /// Takes over.
+    TakingOver(Term),
+    /// Has begun its term and waits for its first entry.
+    Starting(Term),
+    /// Serves.
+    Serving(Term),
+}
+
+impl Replica {
+    /// A replica of `partition` on node `me`, from what was on disk.
+    ///
+    /// `accepted_at` is the epoch at which this start of the node was first accepted (P11).
+    ///
+    /// # Errors
+    /// [`MalformedRecord`] where the state's request records do not decode: the partition is damaged.
+    pub fn new(
+        me: NodeId,
+        partition: PartitionId,
+        accepted_at: Epoch,
+        settings: Settings,
+        recovered: Recovered,
+    ) -> Result<Replica, MalformedRecord> {
+        let Recovered { base, log, applied, requests } = recovered;
+        let mut replica = Replica {
+            me,
+            partition,
+            accepted_at,
+            settings,
+            generation: base.generation,
+            standing: base.standing,
+            promised: base.promised,
+            committed: base.committed,
+            log: Log::new(base.trim, log),
+            durable: Seq(0),
+            held_by_all: base.trim.seq,
+            overlay: Overlay::default(),
+            requests: Requests::recover(&requests)?,
+            applied,
+            applying: None,
+            checkpointed: base.trim.seq,
+            view_epoch: Epoch(0),
+            configuration: None,
+            began: Term(0),
+            role: Role::Follower,
+            down: Vec::new(),
+            last_index: PersistIndex(0),
+            persisted: PersistIndex(0),
+            waiting: VecDeque::new(),
+            ticks: 0,
+        };
+        replica.durable = replica.log.last().seq;
+        for entry in replica.log.range(applied.seq.next(), replica.durable, usize::MAX) {
+            let batch = Batch::decode(&entry.payload)?;
+            replica.requests.append(entry.id.seq, &batch);
+            replica.overlay.append(entry.id.seq, batch.changes);
+        }
+        replica.requests.committed(replica.committed);
+        Ok(replica)
+    }
+
+    /// Takes one event and appends what follows from it.
+    pub fn step(&mut self, event: Event, state: &dyn State, effects: &mut Vec<Effect>) {
+        match event {
+            Event::View { epoch, configuration } => self.on_view(epoch, configuration, effects),
+            Event::Message { from, message } => self.on_message(from, message, effects),
+            Event::Persisted { through } => self.on_persisted(through, effects),
+            Event::Mutate { token, proposal } => self.on_mutate(token, &proposal, state, effects),
+            Event::Read { token, key } => self.on_read(token, key, effects),
+            Event::Expire { token } => self.on_expire(token, effects),
+            Event::Flush => self.flush_primary(effects),
+            Event::Tick => self.on_tick(effects),
+            Event::PeerUp { peer } => self.on_peer_up(peer, effects),
+            Event::PeerDown { peer } => {
+                if !self.down.contains(&peer) {
+                    self.down.push(peer);
+                }
+            }
+            Event::Applied { through } => self.on_applied(through),
+            Event::Checkpointed { through } => self.on_checkpointed(through),
+            Event::WriteBase => self.persist(PersistRecord::Base(self.base()), effects),
+            Event::ActivationAnswered { term, accepted } => self.on_activation(term, accepted, effects),
+            Event::Forget { before } => self.on_forget(before),
+            Event::Damaged => self.go_out_of_service(effects),
+            Event::DamageNoted { epoch } => self.on_damage_noted(epoch, effects),
+        }
+        self.answer_reads(state, effects);
+        self.debug_check();
+    }
+
+    // ------------------------------------------------------------------------------------------------ views
+
+    fn on_view(&mut self, epoch: Epoch, configuration: Arc<Configuration>, effects: &mut Vec<Effect>) {
+        // P5: only forward.
+        if epoch <= self.view_epoch {
+            return;
+        }
+        self.view_epoch = epoch;
+        if let Standing::OutOfService(noted) = self.standing {
+            // P3: only a view after the noted epoch that names the node nowhere, or as learner alone, ends it.
+            let ends = noted.is_some_and(|noted| epoch > noted) && !configuration.votes(self.me);
+            if !ends {
+                self.configuration = Some(configuration);
+                return;
+            }
+            self.reset(Standing::None, effects);
+        }
+        let known_term = self.configuration.as_ref().map(|c| c.term);
+        self.configuration = Some(configuration.clone());
+        if configuration.names(self.me) {
+            if self.standing == Standing::None {
+                // P4: a record is a new, empty generation; the promise is kept or higher.
+                self.promised = self.promised.max(configuration.term);
+                self.generation = Generation(self.generation.0 + 1);
+                self.reset(Standing::Member, effects);
+            }
+            self.raise(configuration.term, effects);
+        } else {
+            self.on_removed(epoch, &configuration, effects);
+            return;
+        }
+        if configuration.term < self.promised {
+            return;
+        }
+        if configuration.primary() == Some(self.me) {
+            self.follow_configuration(effects);
+            // P11: a term that this start can have no memory of is not taken over.
+            if configuration.term > Term::begun_at(self.accepted_at) && configuration.term > self.began {
+                self.began = configuration.term;
+                self.begin_takeover(configuration.term, effects);
+            }
+        } else if configuration.votes(self.me)
+            && known_term != Some(configuration.term)
+            && let Some(primary) = configuration.primary()
+        {
+            // P13: unasked, because the view came first.
+            self.send_sealed(primary, configuration.term, effects);
+        }
+    }
+
+    /// P4, P5: the view names this node nowhere.
+    fn on_removed(&mut self, epoch: Epoch, configuration: &Configuration, effects: &mut Vec<Effect>) {
+        // P5: the node has voted in a later configuration than this view knows of.
+        if Term::begun_at(epoch) < self.promised {
+            return;
+        }
+        // P4: the promise outlives the record and rises to the term of the removing configuration.
+        self.raise(configuration.term, effects);
+        if self.standing == Standing::Member {
+            self.abdicate(effects);
+            self.reset(Standing::None, effects);
+        }
+        if configuration.is_activated() && self.generation > Generation(0) {
+            effects.push(Effect::DeleteData { generation: self.generation });
+        }
+    }
+
+    /// Empties log, overlay and requests, and writes that down. The promise stays (P4).
+    fn reset(&mut self, standing: Standing, effects: &mut Vec<Effect>) {
+        self.standing = standing;
+        self.log = Log::new(EntryId::ZERO, Vec::new());
+        self.committed = Seq(0);
+        self.durable = Seq(0);
+        self.held_by_all = Seq(0);
+        self.checkpointed = Seq(0);
+        self.overlay = Overlay::default();
+        self.requests = Requests::default();
+        self.applied = EntryId::ZERO;
+        self.applying = None;
+        self.clamp_waiting(Seq(0));
+        self.persist(PersistRecord::Reset(self.base()), effects);
+    }
+
+    /// Raises the promise, and with it ends what this node does as primary of an earlier term (P8).
+    pub(crate) fn raise(&mut self, term: Term, effects: &mut Vec<Effect>) {
+        if term <= self.promised {
+            return;
+        }
+        self.promised = term;
+        self.abdicate(effects);
+        self.persist(PersistRecord::Promise(term), effects);
+    }
+
+    // ------------------------------------------------------------------------------------------------ messages
+
+    fn on_message(&mut self, from: NodeId, message: Message, effects: &mut Vec<Effect>) {
+        let Message { term, body } = message;
+        match self.standing {
+            Standing::Member => {}
+            // P3: votes for nothing.
+            Standing::OutOfService(_) => return,
+            Standing::None => {
+                // P4: never a success.
+                if matches!(body, Body::Prepare { .. } | Body::Seal | Body::Fetch { .. } | Body::Confirm { .. }) {
+                    self.send_when_persisted(from, Message { term, body: Body::NotMember }, effects);
+                }
+                return;
+            }
+        }
+        match body {
+            Body::Prepare { prev, entries, committed, held_by_all } => {
+                self.on_prepare(from, term, prev, entries, committed, held_by_all, effects);
+            }
+            Body::Seal => self.on_seal(from, term, effects),
+            Body::Fetch { after, last } => self.on_fetch(from, term, after, last, effects),
+            Body::Confirm { nonce } => self.on_confirm(from, term, nonce, effects),
+            Body::Sealed { last, committed } => self.on_sealed(from, term, last, committed, effects),
+            Body::Fetched { prev, entries, last } => self.on_fetched(from, term, prev, entries, last, effects),
+            Body::Prepared { seq } => self.on_prepared(from, term, seq, effects),
+            Body::Mismatch { last, committed } => self.on_mismatch(from, term, last, committed),
+            Body::Confirmed { nonce } => self.on_confirmed(from, term, nonce),
+            // P8: a higher promise elsewhere ends nothing by itself; the newest view will tell.
+            Body::Fenced { promised } if promised > self.promised => effects.push(Effect::WantView),
+            Body::Fenced { .. } | Body::NotMember => {}
+        }
+    }
+
+    pub(crate) fn send(&self, to: NodeId, term: Term, body: Body, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Send { to, message: Message { term, body } });
+    }
+
+    /// Sends once everything asked to be persisted so far is on disk (P2).
+    pub(crate) fn send_when_persisted(&mut self, to: NodeId, message: Message, effects: &mut Vec<Effect>) {
+        if self.persisted >= self.last_index {
+            effects.push(Effect::Send { to, message });
+        } else {
+            self.waiting.push_back((self.last_index, Waiting::Send { to, message }));
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ the disk
+
+    pub(crate) fn persist(&mut self, record: PersistRecord, effects: &mut Vec<Effect>) {
+        self.last_index = PersistIndex(self.last_index.0 + 1);
+        if let PersistRecord::Append { entries, .. } = &record
+            && let Some(last) = entries.last()
+        {
+            self.waiting.push_back((self.last_index, Waiting::Log(last.id.seq)));
+        }
+        effects.push(Effect::Persist { index: self.last_index, record });
+    }
+
+    /// The promise that a takeover begins with counts as this node's own seal once it is on disk.
+    pub(crate) fn await_own_seal(&mut self, term: Term, effects: &mut Vec<Effect>) {
+        if self.persisted >= self.last_index {
+            self.on_own_seal(term, effects);
+        } else {
+            self.waiting.push_back((self.last_index, Waiting::OwnSeal(term)));
+        }
+    }
+
+    fn on_persisted(&mut self, through: PersistIndex, effects: &mut Vec<Effect>) {
+        self.persisted = self.persisted.max(through.min(self.last_index));
+        let durable_before = self.durable;
+        while let Some((_, waiting)) = self.waiting.pop_front_if(|(index, _)| *index <= through) {
+            match waiting {
+                Waiting::Log(seq) => self.durable = self.durable.max(seq),
+                Waiting::OwnSeal(term) => self.on_own_seal(term, effects),
+                Waiting::Send { to, message } => {
+                    // One answer covers those before it.
+                    let covered = self.waiting.front().is_some_and(|(index, next)| {
+                        *index <= through
+                            && matches!(next, Waiting::Send { to: next_to, message: next_message }
+                                if *next_to == to && supersedes(next_message, &message))
+                    });
+                    if !covered {
+                        effects.push(Effect::Send { to, message });
+                    }
+                }
+            }
+        }
+        if self.durable > durable_before {
+            self.try_commit(effects);
+        }
+    }
+
+    /// The log is on disk through here.
+    pub(crate) fn durable(&self) -> Seq {
+        self.durable
+    }
+
+    /// What is truncated is not on disk, whatever the disk still has to say about it.
+    fn clamp_waiting(&mut self, end: Seq) {
+        self.durable = self.durable.min(end);
+        for (_, waiting) in &mut self.waiting {
+            if let Waiting::Log(seq) = waiting {
+                *seq = (*seq).min(end);
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ the log
+
+    /// Appends one entry to the log in memory, with all that follows from its content.
+    pub(crate) fn append(&mut self, entry: Entry, batch: Batch) {
+        let seq = entry.id.seq;
+        self.log.push(entry);
+        self.requests.append(seq, &batch);
+        self.overlay.append(seq, batch.changes);
+    }
+
+    /// Takes everything from `from` on away again. Never a committed entry (P7).
+    pub(crate) fn truncate(&mut self, from: Seq) {
+        assert!(
+            from > self.committed,
+            "{}: truncation from {from}, but {} is committed",
+            self.partition,
+            self.committed
+        );
+        for entry in self.log.truncate(from) {
+            let batch = Batch::decode(&entry.payload).expect("an entry is decoded before it is appended");
+            self.overlay.take_back(entry.id.seq, &batch);
+        }
+        self.requests.take_back(from);
+        self.clamp_waiting(from.before());
+    }
+
+    /// Moves `committed` forward, at most to the end of the log.
+    pub(crate) fn commit_through(&mut self, seq: Seq) -> bool {
+        let seq = seq.min(self.log.last().seq);
+        if seq <= self.committed {
+            return false;
+        }
+        self.committed = seq;
+        self.requests.committed(seq);
+        true
+    }
+
+    fn on_applied(&mut self, through: EntryId) {
+        if self.applying != Some(through) {
+            return; // of a generation that ended meanwhile
+        }
+        self.applying = None;
+        self.applied = through;
+        self.overlay.applied(through.seq);
+    }
+
+    fn on_checkpointed(&mut self, through: Seq) {
+        self.checkpointed = self.checkpointed.max(through.min(self.applied.seq));
+        // The log stays for whoever lacks it.
+        self.log.trim_to(self.checkpointed.min(self.held_by_all).min(self.committed));
+    }
+
+    /// Committed changes for the state, or `None` where there are none or the last ones are still out.
+    pub fn take_apply(&mut self) -> Option<Apply> {
+        // P9: only what the own log has durably.
+        let through = self.log.id_at(self.committed.min(self.durable))?;
+        if self.applying.is_some() || through.seq <= self.applied.seq || self.standing != Standing::Member {
+            return None;
+        }
+        let mut changes = self.overlay.merged(through.seq);
+        self.requests.store(self.applied.seq, through.seq, &mut changes);
+        self.applying = Some(through);
+        Some(Apply { generation: self.generation, through, changes })
+    }
+
+    /// The record as of everything appended (P12), with the seq of the newest entry that says so if it is in the log.
+    pub(crate) fn newest(
+        &mut self,
+        key: &RecordKey,
+        state: &dyn State,
+        effects: &mut Vec<Effect>,
+    ) -> Option<(Option<Record>, Seq)> {
+        if let Some(version) = self.overlay.newest(key) {
+            let record = version.value.clone().map(|value| Record { seq: version.seq, value });
+            return Some((record, version.seq));
+        }
+        self.read_state(key, state, effects).map(|record| (record, Seq(0)))
+    }
+
+    /// The record as of what is committed.
+    pub(crate) fn committed_record(
+        &mut self,
+        key: &RecordKey,
+        state: &dyn State,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Option<Record>> {
+        if let Some(version) = self.overlay.newest_at(key, self.committed) {
+            return Some(version.value.clone().map(|value| Record { seq: version.seq, value }));
+        }
+        self.read_state(key, state, effects)
+    }
+
+    fn read_state(&mut self, key: &RecordKey, state: &dyn State, effects: &mut Vec<Effect>) -> Option<Option<Record>> {
+        match state.get(self.generation, key) {
+            Ok(record) => Some(record),
+            Err(crate::StateDamaged) => {
+                self.go_out_of_service(effects);
+                None
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ damage (P3)
+
+    fn go_out_of_service(&mut self, effects: &mut Vec<Effect>) {
+        if self.standing != Standing::Member {
+            return;
+        }
+        self.abdicate(effects);
+        self.standing = Standing::OutOfService(None);
+        self.persist(PersistRecord::Base(self.base()), effects);
+        effects.push(Effect::ReportDamaged);
+    }
+
+    fn on_damage_noted(&mut self, epoch: Epoch, effects: &mut Vec<Effect>) {
+        if self.standing == Standing::OutOfService(None) {
+            self.standing = Standing::OutOfService(Some(epoch));
+            self.persist(PersistRecord::Base(self.base()), effects);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ the rest
+
+    fn on_tick(&mut self, effects: &mut Vec<Effect>) {
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.standing == Standing::OutOfService(None) && self.ticks.is_multiple_of(self.settings.stuck_ticks) {
+            effects.push(Effect::ReportDamaged);
+        }
+        self.tick_takeover(effects);
+        self.tick_primary(effects);
+    }
+
+    fn on_peer_up(&mut self, peer: NodeId, effects: &mut Vec<Effect>) {
+        self.down.retain(|down| *down != peer);
+        self.takeover_peer_up(peer, effects);
+        self.primary_peer_up(peer, effects);
+    }
+
+    /// Whether [`Event::Tick`] would do anything.
+    pub fn needs_tick(&self) -> bool {
+        match &self.role {
+            Role::Follower => self.standing == Standing::OutOfService(None),
+            Role::Taking(_) => true,
+            Role::Primary(primary) => primary.needs_tick(self),
+        }
+    }
+
+    /// Committed and appended changes that the state does not have yet, in bytes of memory.
+    pub fn unapplied_bytes(&self) -> usize {
+        self.overlay.bytes()
+    }
+
+    /// Payload bytes of the log kept in memory.
+    pub fn log_bytes(&self) -> usize {
+        self.log.bytes()
+    }
+
+    /// Requests remembered (P28).
+    pub fn requests_remembered(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// The oldest request remembered: once its time is over, [`Event::Forget`] lets it go.
+    pub fn oldest_request(&self) -> Option<types::Stamp> {
+        self.requests.oldest()
+    }
+
+    /// Everything kept on disk but the log and the state.
+    pub fn base(&self) -> Base {
+        Base {
+            generation: self.generation,
+            standing: self.standing,
+            promised: self.promised,
+            committed: self.committed,
+            trim: self.log.trim(),
+        }
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// The oldest entry that the write-ahead log must still have.
+    pub fn first_kept(&self) -> Seq {
+        self.log.trim().seq.next()
+    }
+
+    /// The end of the log.
+    pub fn last(&self) -> EntryId {
+        self.log.last()
+    }
+
+    /// The log's entry at `seq`, if it is kept: for invariants and tests.
+    pub fn entry(&self, seq: Seq) -> Option<&Entry> {
+        self.log.get(seq)
+    }
+
+    /// What the state holds.
+    pub fn applied(&self) -> EntryId {
+        self.applied
+    }
+
+    /// What the replica is at the moment.
+    pub fn role(&self) -> RoleSummary {
+        match (&self.standing, &self.role) {
+            (Standing::None, _) => RoleSummary::None,
+            (Standing::OutOfService(_), _) => RoleSummary::OutOfService,
+            (Standing::Member, Role::Follower) => RoleSummary::Follower,
+            (Standing::Member, Role::Taking(takeover)) => RoleSummary::TakingOver(takeover.term()),
+            (Standing::Member, Role::Primary(primary)) if primary.serving() => RoleSummary::Serving(primary.term()),
+            (Standing::Member, Role::Primary(primary)) => RoleSummary::Starting(primary.term()),
+        }
+    }
+
+    /// Followers and learners whose log lacks more than what is under way. Empty unless this is the primary.
+    pub fn behind(&self) -> Vec<NodeId> {
+        match &self.role {
+            Role::Primary(primary) => primary.behind(self),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The code for a request that can't be taken here at the moment.
+    pub(crate) fn refusal(&self) -> Answer {
+        let primary = self.configuration.as_ref().and_then(|c| c.primary());
+        Answer::Error(match (&self.standing, &self.role) {
+            (Standing::OutOfService(_), _) => ErrorCode::Damaged,
+            (Standing::Member, Role::Taking(_) | Role::Primary(_)) => ErrorCode::Unavailable,
+            // The view that deposed this node, or made it primary, is on its way.
+            (Standing::Member, Role::Follower) if primary == Some(self.me) => ErrorCode::Unavailable,
+            _ => ErrorCode::NotPrimary,
+        })
+    }
+
+    pub(crate) fn reply(token: Token, answer: Answer, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Reply { token, answer });
+    }
+
+    /// What must hold between events, in release builds too.
+    fn debug_check(&self) {
+        let last = self.log.last();
+        assert!(self.committed <= last.seq, "{}: committed {} beyond {last:?}", self.partition, self.committed);
+        assert!(self.applied.seq <= self.committed, "{}: applied beyond committed", self.partition);
+        assert!(self.durable <= last.seq, "{}: durable {} beyond {last:?}", self.partition, self.durable);
+        assert!(
+            last.term <= self.promised || self.standing != Standing::Member,
+            "{}: a log of terms not promised",
+            self.partition
+        );
+    }
+}
+
+/// Whether `next`, which leaves right after `message`, says everything that `message` does.
+fn supersedes(next: &Message, message: &Message) -> bool {
+    match (&next.body, &message.body) {
+        (Body::Prepared { seq: next_seq }, Body::Prepared { seq }) => next.term == message.term && next_seq >= seq,
+        _ => false,
+    }
+}
+
+/// The record of a user's key.
+pub(crate) fn user(key: &Bytes) -> RecordKey {
+    RecordKey::user(key.clone())
+}

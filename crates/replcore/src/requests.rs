@@ -1,0 +1,141 @@
+//! Requests that a partition remembers, so that a retry gets the first answer (P28).
+//!
+//! They live in the log's entries; behind the state's `applied` they live in the state, many to a record, named by the
+//! seq of the first. One more record, with an empty name, holds `forgotten_before`.
+
+use crate::persist::{MalformedRecord, decode_requests, encode_requests};
+use bytes::{Bytes, BytesMut};
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use types::entry::{put_varint, take_varint};
+use types::{Batch, RecordKey, RecordKind, Remembered, RequestId, Seq, Stamp, WriteOutcome};
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Requests {
+    by_id: FxHashMap<RequestId, WriteOutcome>,
+    /// In append order.
+    order: VecDeque<(Seq, Remembered)>,
+    /// Committed: what is older is gone from above.
+    forgotten_before: Stamp,
+    /// Appended, not committed.
+    forgetting: VecDeque<(Seq, Stamp)>,
+    /// Records in the state: the seq that names each, and its newest stamp.
+    stored: VecDeque<(Seq, Stamp)>,
+    /// `forgotten_before` as the state has it. It must be there before the state lacks a request that is older.
+    stored_forgotten: Stamp,
+}
+
+type Changed = (RecordKey, Option<Bytes>, Seq);
+
+impl Requests {
+    /// Reads the state's records.
+    pub(crate) fn recover(records: &[(Bytes, Bytes)]) -> Result<Requests, MalformedRecord> {
+        let mut requests = Requests::default();
+        let mut remembered = Vec::new();
+        for (name, value) in records {
+            if name.is_empty() {
+                requests.forgotten_before = Stamp(take_varint(&mut value.clone())?);
+                requests.stored_forgotten = requests.forgotten_before;
+                continue;
+            }
+            let name: [u8; 8] =
+                name.as_ref().try_into().map_err(|_| MalformedRecord("a requests record's name".into()))?;
+            let chunk = decode_requests(value.clone())?;
+            let newest = chunk.iter().map(|(_, r)| r.stamp).max().unwrap_or_default();
+            requests.stored.push_back((Seq(u64::from_be_bytes(name)), newest));
+            remembered.extend(chunk);
+        }
+        remembered.sort_unstable_by_key(|(seq, _)| *seq);
+        for (seq, request) in remembered {
+            requests.remember(seq, request);
+        }
+        requests.drop_forgotten();
+        Ok(requests)
+    }
+
+    /// Takes in an appended entry.
+    pub(crate) fn append(&mut self, seq: Seq, batch: &Batch) {
+        if let Some(request) = batch.request {
+            self.remember(seq, request);
+        }
+        if let Some(stamp) = batch.forgotten_before {
+            self.forgetting.push_back((seq, stamp));
+        }
+    }
+
+    fn remember(&mut self, seq: Seq, request: Remembered) {
+        self.by_id.insert(request.id, request.outcome);
+        self.order.push_back((seq, request));
+    }
+
+    /// Takes a truncated entry back. Entries are taken back newest first.
+    pub(crate) fn take_back(&mut self, seq: Seq) {
+        while let Some((_, request)) = self.order.pop_back_if(|(at, _)| *at >= seq) {
+            self.by_id.remove(&request.id);
+        }
+        while self.forgetting.pop_back_if(|(at, _)| *at >= seq).is_some() {}
+    }
+
+    /// Everything through here is committed.
+    pub(crate) fn committed(&mut self, through: Seq) {
+        let mut moved = false;
+        while let Some((_, stamp)) = self.forgetting.pop_front_if(|(at, _)| *at <= through) {
+            self.forgotten_before = self.forgotten_before.max(stamp);
+            moved = true;
+        }
+        if moved {
+            self.drop_forgotten();
+        }
+    }
+
+    /// Stamps rise in almost the order of the log; one that is ahead only keeps those behind it a little longer.
+    fn drop_forgotten(&mut self) {
+        let before = self.forgotten_before;
+        while let Some((_, request)) = self.order.pop_front_if(|(_, request)| request.stamp < before) {
+            self.by_id.remove(&request.id);
+        }
+    }
+
+    /// What this request was answered, if it is remembered.
+    pub(crate) fn outcome(&self, id: RequestId) -> Option<WriteOutcome> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// What a new request's stamp is compared with: the applied state and everything appended (P12).
+    pub(crate) fn refused_before(&self) -> Stamp {
+        self.forgetting.back().map_or(self.forgotten_before, |(_, stamp)| self.forgotten_before.max(*stamp))
+    }
+
+    /// The oldest stamp that is still remembered.
+    pub(crate) fn oldest(&self) -> Option<Stamp> {
+        self.order.front().map(|(_, request)| request.stamp)
+    }
+
+    /// How many are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// What the state must change to hold the committed requests after `after` through `through`.
+    pub(crate) fn store(&mut self, after: Seq, through: Seq, changes: &mut Vec<Changed>) {
+        let key = |name: Bytes| RecordKey { kind: RecordKind::Requests, name };
+        let name = |seq: Seq| Bytes::copy_from_slice(&seq.0.to_be_bytes());
+        let first = self.order.partition_point(|(seq, _)| *seq <= after);
+        let end = self.order.partition_point(|(seq, _)| *seq <= through);
+        let chunk: Vec<_> = self.order.range(first..end).copied().collect();
+        while let Some((seq, _)) = self.stored.pop_front_if(|(_, newest)| *newest < self.forgotten_before) {
+            changes.push((key(name(seq)), None, through));
+        }
+        if self.forgotten_before > self.stored_forgotten {
+            self.stored_forgotten = self.forgotten_before;
+            let mut stamp = BytesMut::with_capacity(10);
+            put_varint(&mut stamp, self.forgotten_before.0);
+            changes.push((key(Bytes::new()), Some(stamp.freeze()), through));
+        }
+        if let Some((seq, _)) = chunk.first() {
+            let newest = chunk.iter().map(|(_, r)| r.stamp).max().unwrap_or_default();
+            changes.push((key(name(*seq)), Some(encode_requests(&chunk)), through));
+            self.stored.push_back((*seq, newest));
+        }
+    }
+}

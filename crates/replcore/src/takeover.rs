@@ -1,0 +1,194 @@
+//! Becoming primary: seal a majority (P13, P14), adopt the greatest log (P15), begin the term (P16).
+
+use crate::event::Effect;
+use crate::message::Body;
+use crate::replica::{Replica, Role};
+use std::collections::BTreeMap;
+use types::{Configuration, Entry, EntryId, NodeId, Seq, Term};
+
+/// One takeover, from the promise to the term's first own entry.
+#[derive(Debug)]
+pub(crate) struct Takeover {
+    term: Term,
+    /// What other members answered.
+    sealed: BTreeMap<NodeId, (EntryId, Seq)>,
+    /// The own promise is on disk.
+    own_sealed: bool,
+    fetching: Option<Fetching>,
+    ticks: u32,
+}
+
+/// The difference to the greatest log, on its way.
+#[derive(Debug)]
+struct Fetching {
+    from: NodeId,
+    /// What it sealed.
+    last: EntryId,
+    /// The own log equals its log through here.
+    after: Seq,
+    /// Something arrived since the last look.
+    moved: bool,
+}
+
+impl Takeover {
+    pub(crate) fn term(&self) -> Term {
+        self.term
+    }
+}
+
+/// P14: whom to collect from.
+fn collected(configuration: &Configuration) -> &[NodeId] {
+    if configuration.prior.is_empty() { &configuration.replicas } else { &configuration.prior }
+}
+
+impl Replica {
+    pub(crate) fn begin_takeover(&mut self, term: Term, effects: &mut Vec<Effect>) {
+        assert!(self.promised == term, "a takeover begins with the promise");
+        let takeover = Takeover { term, sealed: BTreeMap::new(), own_sealed: false, fetching: None, ticks: 0 };
+        self.role = Role::Taking(takeover);
+        self.ask_for_seals(effects);
+        self.await_own_seal(term, effects);
+    }
+
+    fn ask_for_seals(&mut self, effects: &mut Vec<Effect>) {
+        let (Role::Taking(takeover), Some(configuration)) = (&self.role, &self.configuration) else { return };
+        let unsealed = collected(configuration).iter().filter(|n| **n != self.me && !takeover.sealed.contains_key(n));
+        for node in unsealed {
+            self.send(*node, takeover.term, Body::Seal, effects);
+        }
+    }
+
+    pub(crate) fn on_own_seal(&mut self, term: Term, effects: &mut Vec<Effect>) {
+        if let Role::Taking(takeover) = &mut self.role
+            && takeover.term == term
+        {
+            takeover.own_sealed = true;
+            self.try_adopt(effects);
+        }
+    }
+
+    pub(crate) fn on_sealed(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        last: EntryId,
+        committed: Seq,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Role::Taking(takeover) = &mut self.role else { return };
+        let Some(configuration) = &self.configuration else { return };
+        if takeover.term != term || !collected(configuration).contains(&from) {
+            return;
+        }
+        takeover.sealed.insert(from, (last, committed));
+        self.try_adopt(effects);
+    }
+
+    /// P15, once a majority has sealed.
+    fn try_adopt(&mut self, effects: &mut Vec<Effect>) {
+        let (Role::Taking(takeover), Some(configuration)) = (&mut self.role, &self.configuration) else { return };
+        let members = collected(configuration);
+        let own = usize::from(takeover.own_sealed && members.contains(&self.me));
+        if takeover.fetching.is_some()
+            || !takeover.own_sealed
+            || takeover.sealed.len() + own < Configuration::majority_of(members)
+        {
+            return;
+        }
+        let greatest = takeover.sealed.iter().map(|(node, (last, _))| (*last, *node)).max();
+        if let Some((last, from)) = greatest
+            && last > self.log.last()
+        {
+            // Everything committed here is in the other log too, so the difference starts there at the latest.
+            let after = self.committed;
+            takeover.fetching = Some(Fetching { from, last, after, moved: false });
+            let term = takeover.term;
+            self.send(from, term, Body::Fetch { after, last }, effects);
+            return;
+        }
+        // P15: what others hold as committed counts only now, when the log is one that has it.
+        let committed = takeover.sealed.values().map(|(_, committed)| *committed).max().unwrap_or_default();
+        let term = takeover.term;
+        self.commit_through(committed);
+        self.start_term(term, effects);
+    }
+
+    pub(crate) fn on_fetched(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        prev: EntryId,
+        entries: Vec<Entry>,
+        last: EntryId,
+        effects: &mut Vec<Effect>,
+    ) {
+        // P15: used only while the own promise is the term, and only if it is what was sealed.
+        let Role::Taking(takeover) = &self.role else { return };
+        let Some(fetching) = &takeover.fetching else { return };
+        let expected = takeover.term == term && self.promised == term;
+        if !expected || fetching.from != from || fetching.last != last {
+            return;
+        }
+        let end = Seq(prev.seq.0 + entries.len() as u64);
+        // A second copy of an earlier part, or an answer that brings nothing.
+        if end <= fetching.after || entries.last().is_none_or(|entry| entry.id > last) {
+            return;
+        }
+        let after = fetching.after;
+        // Trimmed at the source only below what every replica has: then the own log has it.
+        if prev.seq > after && !self.log.holds(prev) {
+            return;
+        }
+        if !self.accept(entries, effects) {
+            return;
+        }
+        let Role::Taking(takeover) = &mut self.role else { return };
+        if end >= last.seq {
+            takeover.fetching = None;
+            self.try_adopt(effects);
+        } else if let Some(fetching) = &mut takeover.fetching {
+            fetching.after = end;
+            fetching.moved = true;
+            self.send(from, term, Body::Fetch { after: end, last }, effects);
+        }
+    }
+
+    pub(crate) fn takeover_peer_up(&mut self, peer: NodeId, effects: &mut Vec<Effect>) {
+        let (Role::Taking(takeover), Some(configuration)) = (&self.role, &self.configuration) else { return };
+        let term = takeover.term;
+        match &takeover.fetching {
+            Some(fetching) if fetching.from == peer => {
+                let (after, last) = (fetching.after, fetching.last);
+                self.send(peer, term, Body::Fetch { after, last }, effects);
+            }
+            _ if collected(configuration).contains(&peer) && !takeover.sealed.contains_key(&peer) => {
+                self.send(peer, term, Body::Seal, effects);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn tick_takeover(&mut self, effects: &mut Vec<Effect>) {
+        let settings = self.settings;
+        let (Role::Taking(takeover), Some(configuration)) = (&mut self.role, &self.configuration) else { return };
+        takeover.ticks += 1;
+        if takeover.ticks.is_multiple_of(settings.stuck_ticks) {
+            let members = collected(configuration).iter();
+            let unreachable = members.filter(|n| **n != self.me && !takeover.sealed.contains_key(n)).copied().collect();
+            effects.push(Effect::ReportStuck { term: takeover.term, unreachable });
+        }
+        if !takeover.ticks.is_multiple_of(settings.resend_ticks) {
+            return;
+        }
+        if let Some(fetching) = &mut takeover.fetching
+            && !std::mem::take(&mut fetching.moved)
+        {
+            // P15: collecting may start again with any majority until the first own entry is appended.
+            let from = fetching.from;
+            takeover.fetching = None;
+            takeover.sealed.remove(&from);
+        }
+        self.ask_for_seals(effects);
+        self.try_adopt(effects);
+    }
+}
