@@ -37,6 +37,7 @@ pub mod event;
 pub mod message;
 pub mod persist;
 
+mod disk;
 mod follower;
 mod log;
 mod overlay;
@@ -45,6 +46,7 @@ mod reads;
 mod replica;
 mod requests;
 mod takeover;
+mod views;
 
 #[cfg(test)]
 mod tests;

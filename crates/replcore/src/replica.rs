@@ -1,6 +1,7 @@
 //! The replica: what it holds, how it learns of views, and how its answers wait for the disk.
 
-use crate::event::{Answer, Apply, Effect, Event, PersistIndex, Settings, State, Token};
+use crate::disk::Disk;
+use crate::event::{Answer, Apply, Effect, Event, Settings, State, Token};
 use crate::log::Log;
 use crate::message::{Body, Message};
 use crate::overlay::Overlay;
@@ -9,7 +10,6 @@ use crate::primary::Primary;
 use crate::requests::Requests;
 use crate::takeover::Takeover;
 use bytes::Bytes;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use types::{
     Batch, Configuration, Entry, EntryId, Epoch, ErrorCode, Generation, NodeId, PartitionId, Record, RecordKey, Seq,
@@ -22,37 +22,33 @@ pub struct Replica {
     pub(crate) me: NodeId,
     partition: PartitionId,
     /// P11: only terms above this epoch are taken over.
-    accepted_at: Epoch,
+    pub(crate) accepted_at: Epoch,
     pub(crate) settings: Settings,
 
-    generation: Generation,
-    standing: Standing,
+    pub(crate) generation: Generation,
+    pub(crate) standing: Standing,
     pub(crate) promised: Term,
     pub(crate) committed: Seq,
     pub(crate) log: Log,
-    /// The log is on disk through here, as it stands now.
-    durable: Seq,
     /// P10's sibling for trimming: every replica has the log on disk through here.
     pub(crate) held_by_all: Seq,
     pub(crate) overlay: Overlay,
     pub(crate) requests: Requests,
     /// What the state holds, and what it was given and has not answered for.
-    applied: EntryId,
-    applying: Option<EntryId>,
+    pub(crate) applied: EntryId,
+    pub(crate) applying: Option<EntryId>,
     /// The state is on disk through here.
-    checkpointed: Seq,
+    pub(crate) checkpointed: Seq,
 
-    view_epoch: Epoch,
+    pub(crate) view_epoch: Epoch,
     pub(crate) configuration: Option<Arc<Configuration>>,
     /// The highest term whose takeover began here.
-    began: Term,
+    pub(crate) began: Term,
     pub(crate) role: Role,
     /// Peers whose stream is known to be down.
     pub(crate) down: Vec<NodeId>,
 
-    last_index: PersistIndex,
-    persisted: PersistIndex,
-    waiting: VecDeque<(PersistIndex, Waiting)>,
+    pub(crate) disk: Disk,
     ticks: u32,
 }
 
@@ -65,17 +61,6 @@ pub(crate) enum Role {
     Taking(Takeover),
     /// From its own empty entry on (P16).
     Primary(Box<Primary>),
-}
-
-/// What happens once something is on disk (P2).
-#[derive(Debug)]
-enum Waiting {
-    /// The log is, through here.
-    Log(Seq),
-    /// The promise that a takeover of this term begins with.
-    OwnSeal(Term),
-    /// A message may leave.
-    Send { to: NodeId, message: Message },
 }
 
 /// What a replica is at the moment, for status and tests.
@@ -120,7 +105,6 @@ impl Replica {
             promised: base.promised,
             committed: base.committed,
             log: Log::new(base.trim, log),
-            durable: Seq(0),
             held_by_all: base.trim.seq,
             overlay: Overlay::default(),
             requests: Requests::recover(&requests)?,
@@ -132,13 +116,12 @@ impl Replica {
             began: Term(0),
             role: Role::Follower,
             down: Vec::new(),
-            last_index: PersistIndex(0),
-            persisted: PersistIndex(0),
-            waiting: VecDeque::new(),
+            disk: Disk::default(),
             ticks: 0,
         };
-        replica.durable = replica.log.last().seq;
-        for entry in replica.log.range(applied.seq.next(), replica.durable, usize::MAX) {
+        let end = replica.log.last().seq;
+        replica.disk = Disk::recovered(end);
+        for entry in replica.log.range(applied.seq.next(), end, usize::MAX) {
             let batch = Batch::decode(&entry.payload)?;
             replica.requests.append(entry.id.seq, &batch);
             replica.overlay.append(entry.id.seq, batch.changes);
@@ -174,99 +157,6 @@ impl Replica {
         }
         self.answer_reads(state, effects);
         self.debug_check();
-    }
-
-    // ------------------------------------------------------------------------------------------------ views
-
-    fn on_view(&mut self, epoch: Epoch, configuration: Arc<Configuration>, effects: &mut Vec<Effect>) {
-        // P5: only forward.
-        if epoch <= self.view_epoch {
-            return;
-        }
-        self.view_epoch = epoch;
-        if let Standing::OutOfService(noted) = self.standing {
-            // P3: only a view after the noted epoch that names the node nowhere, or as learner alone, ends it.
-            let ends = noted.is_some_and(|noted| epoch > noted) && !configuration.votes(self.me);
-            if !ends {
-                self.configuration = Some(configuration);
-                return;
-            }
-            self.reset(Standing::None, effects);
-        }
-        let known_term = self.configuration.as_ref().map(|c| c.term);
-        self.configuration = Some(configuration.clone());
-        if configuration.names(self.me) {
-            if self.standing == Standing::None {
-                // P4: a record is a new, empty generation; the promise is kept or higher.
-                self.promised = self.promised.max(configuration.term);
-                self.generation = Generation(self.generation.0 + 1);
-                self.reset(Standing::Member, effects);
-            }
-            self.raise(configuration.term, effects);
-        } else {
-            self.on_removed(epoch, &configuration, effects);
-            return;
-        }
-        if configuration.term < self.promised {
-            return;
-        }
-        if configuration.primary() == Some(self.me) {
-            self.follow_configuration(effects);
-            // P11: a term that this start can have no memory of is not taken over.
-            if configuration.term > Term::begun_at(self.accepted_at) && configuration.term > self.began {
-                self.began = configuration.term;
-                self.begin_takeover(configuration.term, effects);
-            }
-        } else if configuration.votes(self.me)
-            && known_term != Some(configuration.term)
-            && let Some(primary) = configuration.primary()
-        {
-            // P13: unasked, because the view came first.
-            self.send_sealed(primary, configuration.term, effects);
-        }
-    }
-
-    /// P4, P5: the view names this node nowhere.
-    fn on_removed(&mut self, epoch: Epoch, configuration: &Configuration, effects: &mut Vec<Effect>) {
-        // P5: the node has voted in a later configuration than this view knows of.
-        if Term::begun_at(epoch) < self.promised {
-            return;
-        }
-        // P4: the promise outlives the record and rises to the term of the removing configuration.
-        self.raise(configuration.term, effects);
-        if self.standing == Standing::Member {
-            self.abdicate(effects);
-            self.reset(Standing::None, effects);
-        }
-        if configuration.is_activated() && self.generation > Generation(0) {
-            effects.push(Effect::DeleteData { generation: self.generation });
-        }
-    }
-
-    /// Empties log, overlay and requests, and writes that down. The promise stays (P4).
-    fn reset(&mut self, standing: Standing, effects: &mut Vec<Effect>) {
-        self.standing = standing;
-        self.log = Log::new(EntryId::ZERO, Vec::new());
-        self.committed = Seq(0);
-        self.durable = Seq(0);
-        self.held_by_all = Seq(0);
-        self.checkpointed = Seq(0);
-        self.overlay = Overlay::default();
-        self.requests = Requests::default();
-        self.applied = EntryId::ZERO;
-        self.applying = None;
-        self.clamp_waiting(Seq(0));
-        self.persist(PersistRecord::Reset(self.base()), effects);
-    }
-
-    /// Raises the promise, and with it ends what this node does as primary of an earlier term (P8).
-    pub(crate) fn raise(&mut self, term: Term, effects: &mut Vec<Effect>) {
-        if term <= self.promised {
-            return;
-        }
-        self.promised = term;
-        self.abdicate(effects);
-        self.persist(PersistRecord::Promise(term), effects);
     }
 
     // ------------------------------------------------------------------------------------------------ messages
@@ -305,76 +195,6 @@ impl Replica {
 
     pub(crate) fn send(&self, to: NodeId, term: Term, body: Body, effects: &mut Vec<Effect>) {
         effects.push(Effect::Send { to, message: Message { term, body } });
-    }
-
-    /// Sends once everything asked to be persisted so far is on disk (P2).
-    pub(crate) fn send_when_persisted(&mut self, to: NodeId, message: Message, effects: &mut Vec<Effect>) {
-        if self.persisted >= self.last_index {
-            effects.push(Effect::Send { to, message });
-        } else {
-            self.waiting.push_back((self.last_index, Waiting::Send { to, message }));
-        }
-    }
-
-    // ------------------------------------------------------------------------------------------------ the disk
-
-    pub(crate) fn persist(&mut self, record: PersistRecord, effects: &mut Vec<Effect>) {
-        self.last_index = PersistIndex(self.last_index.0 + 1);
-        if let PersistRecord::Append { entries, .. } = &record
-            && let Some(last) = entries.last()
-        {
-            self.waiting.push_back((self.last_index, Waiting::Log(last.id.seq)));
-        }
-        effects.push(Effect::Persist { index: self.last_index, record });
-    }
-
-    /// The promise that a takeover begins with counts as this node's own seal once it is on disk.
-    pub(crate) fn await_own_seal(&mut self, term: Term, effects: &mut Vec<Effect>) {
-        if self.persisted >= self.last_index {
-            self.on_own_seal(term, effects);
-        } else {
-            self.waiting.push_back((self.last_index, Waiting::OwnSeal(term)));
-        }
-    }
-
-    fn on_persisted(&mut self, through: PersistIndex, effects: &mut Vec<Effect>) {
-        self.persisted = self.persisted.max(through.min(self.last_index));
-        let durable_before = self.durable;
-        while let Some((_, waiting)) = self.waiting.pop_front_if(|(index, _)| *index <= through) {
-            match waiting {
-                Waiting::Log(seq) => self.durable = self.durable.max(seq),
-                Waiting::OwnSeal(term) => self.on_own_seal(term, effects),
-                Waiting::Send { to, message } => {
-                    // One answer covers those before it.
-                    let covered = self.waiting.front().is_some_and(|(index, next)| {
-                        *index <= through
-                            && matches!(next, Waiting::Send { to: next_to, message: next_message }
-                                if *next_to == to && supersedes(next_message, &message))
-                    });
-                    if !covered {
-                        effects.push(Effect::Send { to, message });
-                    }
-                }
-            }
-        }
-        if self.durable > durable_before {
-            self.try_commit(effects);
-        }
-    }
-
-    /// The log is on disk through here.
-    pub(crate) fn durable(&self) -> Seq {
-        self.durable
-    }
-
-    /// What is truncated is not on disk, whatever the disk still has to say about it.
-    fn clamp_waiting(&mut self, end: Seq) {
-        self.durable = self.durable.min(end);
-        for (_, waiting) in &mut self.waiting {
-            if let Waiting::Log(seq) = waiting {
-                *seq = (*seq).min(end);
-            }
-        }
     }
 
     // ------------------------------------------------------------------------------------------------ the log
@@ -432,7 +252,7 @@ impl Replica {
     /// Committed changes for the state, or `None` where there are none or the last ones are still out.
     pub fn take_apply(&mut self) -> Option<Apply> {
         // P9: only what the own log has durably.
-        let through = self.log.id_at(self.committed.min(self.durable))?;
+        let through = self.log.id_at(self.committed.min(self.durable()))?;
         if self.applying.is_some() || through.seq <= self.applied.seq || self.standing != Standing::Member {
             return None;
         }
@@ -476,25 +296,6 @@ impl Replica {
                 self.go_out_of_service(effects);
                 None
             }
-        }
-    }
-
-    // ------------------------------------------------------------------------------------------------ damage (P3)
-
-    fn go_out_of_service(&mut self, effects: &mut Vec<Effect>) {
-        if self.standing != Standing::Member {
-            return;
-        }
-        self.abdicate(effects);
-        self.standing = Standing::OutOfService(None);
-        self.persist(PersistRecord::Base(self.base()), effects);
-        effects.push(Effect::ReportDamaged);
-    }
-
-    fn on_damage_noted(&mut self, epoch: Epoch, effects: &mut Vec<Effect>) {
-        if self.standing == Standing::OutOfService(None) {
-            self.standing = Standing::OutOfService(Some(epoch));
-            self.persist(PersistRecord::Base(self.base()), effects);
         }
     }
 
@@ -621,20 +422,12 @@ impl Replica {
         let last = self.log.last();
         assert!(self.committed <= last.seq, "{}: committed {} beyond {last:?}", self.partition, self.committed);
         assert!(self.applied.seq <= self.committed, "{}: applied beyond committed", self.partition);
-        assert!(self.durable <= last.seq, "{}: durable {} beyond {last:?}", self.partition, self.durable);
+        assert!(self.durable() <= last.seq, "{}: durable {} beyond {last:?}", self.partition, self.durable());
         assert!(
             last.term <= self.promised || self.standing != Standing::Member,
             "{}: a log of terms not promised",
             self.partition
         );
-    }
-}
-
-/// Whether `next`, which leaves right after `message`, says everything that `message` does.
-fn supersedes(next: &Message, message: &Message) -> bool {
-    match (&next.body, &message.body) {
-        (Body::Prepared { seq: next_seq }, Body::Prepared { seq }) => next.term == message.term && next_seq >= seq,
-        _ => false,
     }
 }
 

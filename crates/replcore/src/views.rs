@@ -1,0 +1,119 @@
+//! How a replica learns who replicates its partition: views (P4, P5, P11), and going out of service (P3).
+
+use crate::event::Effect;
+use crate::log::Log;
+use crate::overlay::Overlay;
+use crate::persist::{PersistRecord, Standing};
+use crate::replica::Replica;
+use crate::requests::Requests;
+use std::sync::Arc;
+use types::{Configuration, EntryId, Epoch, Generation, Seq, Term};
+
+impl Replica {
+    pub(crate) fn on_view(&mut self, epoch: Epoch, configuration: Arc<Configuration>, effects: &mut Vec<Effect>) {
+        // P5: only forward.
+        if epoch <= self.view_epoch {
+            return;
+        }
+        self.view_epoch = epoch;
+        if let Standing::OutOfService(noted) = self.standing {
+            // P3: only a view after the noted epoch that names the node nowhere, or as learner alone, ends it.
+            let ends = noted.is_some_and(|noted| epoch > noted) && !configuration.votes(self.me);
+            if !ends {
+                self.configuration = Some(configuration);
+                return;
+            }
+            self.reset(Standing::None, effects);
+        }
+        let known_term = self.configuration.as_ref().map(|c| c.term);
+        self.configuration = Some(configuration.clone());
+        if configuration.names(self.me) {
+            if self.standing == Standing::None {
+                // P4: a record is a new, empty generation; the promise is kept or higher.
+                self.promised = self.promised.max(configuration.term);
+                self.generation = Generation(self.generation.0 + 1);
+                self.reset(Standing::Member, effects);
+            }
+            self.raise(configuration.term, effects);
+        } else {
+            self.on_removed(epoch, &configuration, effects);
+            return;
+        }
+        if configuration.term < self.promised {
+            return;
+        }
+        if configuration.primary() == Some(self.me) {
+            self.follow_configuration(effects);
+            // P11: a term that this start can have no memory of is not taken over.
+            if configuration.term > Term::begun_at(self.accepted_at) && configuration.term > self.began {
+                self.began = configuration.term;
+                self.begin_takeover(configuration.term, effects);
+            }
+        } else if configuration.votes(self.me)
+            && known_term != Some(configuration.term)
+            && let Some(primary) = configuration.primary()
+        {
+            // P13: unasked, because the view came first.
+            self.send_sealed(primary, configuration.term, effects);
+        }
+    }
+
+    /// P4, P5: the view names this node nowhere.
+    fn on_removed(&mut self, epoch: Epoch, configuration: &Configuration, effects: &mut Vec<Effect>) {
+        // P5: the node has voted in a later configuration than this view knows of.
+        if Term::begun_at(epoch) < self.promised {
+            return;
+        }
+        // P4: the promise outlives the record and rises to the term of the removing configuration.
+        self.raise(configuration.term, effects);
+        if self.standing == Standing::Member {
+            self.abdicate(effects);
+            self.reset(Standing::None, effects);
+        }
+        if configuration.is_activated() && self.generation > Generation(0) {
+            effects.push(Effect::DeleteData { generation: self.generation });
+        }
+    }
+
+    /// Empties log, overlay and requests, and writes that down. The promise stays (P4).
+    fn reset(&mut self, standing: Standing, effects: &mut Vec<Effect>) {
+        self.standing = standing;
+        self.log = Log::new(EntryId::ZERO, Vec::new());
+        self.committed = Seq(0);
+        self.held_by_all = Seq(0);
+        self.checkpointed = Seq(0);
+        self.overlay = Overlay::default();
+        self.requests = Requests::default();
+        self.applied = EntryId::ZERO;
+        self.applying = None;
+        self.clamp_waiting(Seq(0));
+        self.persist(PersistRecord::Reset(self.base()), effects);
+    }
+
+    /// Raises the promise, and with it ends what this node does as primary of an earlier term (P8).
+    pub(crate) fn raise(&mut self, term: Term, effects: &mut Vec<Effect>) {
+        if term <= self.promised {
+            return;
+        }
+        self.promised = term;
+        self.abdicate(effects);
+        self.persist(PersistRecord::Promise(term), effects);
+    }
+
+    pub(crate) fn go_out_of_service(&mut self, effects: &mut Vec<Effect>) {
+        if self.standing != Standing::Member {
+            return;
+        }
+        self.abdicate(effects);
+        self.standing = Standing::OutOfService(None);
+        self.persist(PersistRecord::Base(self.base()), effects);
+        effects.push(Effect::ReportDamaged);
+    }
+
+    pub(crate) fn on_damage_noted(&mut self, epoch: Epoch, effects: &mut Vec<Effect>) {
+        if self.standing == Standing::OutOfService(None) {
+            self.standing = Standing::OutOfService(Some(epoch));
+            self.persist(PersistRecord::Base(self.base()), effects);
+        }
+    }
+}
