@@ -1,1 +1,8 @@
-//! Helpers shared by the end-to-end tests.
+//! Helpers shared by the end-to-end tests: a playground of real processes, and a load that remembers what was
+//! acknowledged.
+
+pub mod load;
+pub mod playground;
+
+pub use load::Load;
+pub use playground::{Playground, Process, Role};
