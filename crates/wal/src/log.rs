@@ -10,7 +10,7 @@ use crate::replay::{self, End, Found, Recovery, Sink};
 use crate::{SegmentNumber, WalError};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Sizes and habits of a log. All can change from one run to the next.
 #[derive(Clone, Debug)]
@@ -136,7 +136,7 @@ impl<F: Files> Wal<F> {
             }
             Wal::create(files, directory, options)?
         } else {
-            Wal::recover(files, directory, options, &segments, spares, replay)?
+            Wal::recover(&files, directory, options, &segments, spares, replay)?
         };
         if let Some(cut) = &wal.recovery.cut {
             tracing::info!(file = %cut.file.display(), offset = cut.offset, what = cut.what, "the log was not closed; it ends here");
@@ -170,15 +170,15 @@ impl<F: Files> Wal<F> {
     }
 
     fn recover(
-        files: F,
+        files: &F,
         directory: &Path,
         options: Options,
         numbers: &[SegmentNumber],
-        spares: Vec<std::path::PathBuf>,
+        spares: Vec<PathBuf>,
         sink: Sink<'_>,
     ) -> Result<Wal<F>, WalError> {
-        let mut end = replay::replay(&files, directory, numbers, sink)?;
-        let open = |number| Ok(replay::open_segment(&files, directory, number, Some(end.log_id))?.0);
+        let mut end = replay::replay(files, directory, numbers, sink)?;
+        let open = |number| Ok(replay::open_segment(files, directory, number, Some(end.log_id))?.0);
         if let Some((number, offset, frame)) = &end.last_frame {
             // P2: the sync of this frame may have failed, or never have run. The page cache can then show what the disk
             // does not hold and believe it clean, so a sync alone would prove nothing. Of all others the sync returned.

@@ -1,10 +1,12 @@
 //! P3: what was durable comes back exactly, or the log says where it is damaged. A small log is cut and changed at
 //! every offset.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{directory, frames, open, records, replayed, tiny};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use wal::WalError;
 use wal::testing::SimFiles;
 
@@ -25,7 +27,7 @@ fn log(closed: bool) -> SimFiles {
     files
 }
 
-fn changed(files: &SimFiles, path: &PathBuf, change: impl FnOnce(&mut Vec<u8>)) -> Result<Vec<usize>, WalError> {
+fn changed(files: &SimFiles, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Result<Vec<usize>, WalError> {
     let files = files.duplicate();
     let mut bytes = files.read(path).unwrap();
     change(&mut bytes);

@@ -38,11 +38,11 @@ pub(crate) fn records(range: std::ops::Range<usize>) -> Records {
     records
 }
 
+/// A record that was replayed: its segment and number.
+pub(crate) type Replayed = (SegmentNumber, usize);
+
 /// The log and the (segment, record number) pairs it replayed; panics if a record's bytes are not what was written.
-pub(crate) fn open(
-    files: &SimFiles,
-    options: Options,
-) -> Result<(Wal<SimFiles>, Vec<(SegmentNumber, usize)>), WalError> {
+pub(crate) fn open(files: &SimFiles, options: Options) -> Result<(Wal<SimFiles>, Vec<Replayed>), WalError> {
     let mut replayed = Vec::new();
     let wal = Wal::open(files.clone(), directory(), options, &mut |segment, bytes| {
         let index = u64::from_le_bytes(bytes[..8].try_into().expect("every record begins with its number")) as usize;
