@@ -1,1 +1,39 @@
-//! The routing client: view cache, one stream per node, retries that cannot do a thing twice, outcomes.
+//! The routing client: get, put and delete against a cluster, with outcomes that are told honestly.
+//!
+//! A [`Client`] keeps the view that the viewleaders publish ([`Leaders`], `views`), hashes each key to its partition and
+//! sends the request over the one stream it has open with that partition's primary ([`NodeStreams`]). Everything that
+//! waits for a node leaves as one batch; answers come in any order.
+//!
+//! ```text
+//! put/get/delete ─ attempts (retry, deadline) ─ routes (partition → stream) ─ node_stream (batches, slots) ─ node
+//!                                                  ▲ views (watch, refresh) ─ leaders (hedged calls)
+//! ```
+//!
+//! Invariants:
+//! - A request has an effect once at most: every attempt carries the same request id and stamp (P28).
+//! - What is reported as done is done, what is reported as not done never happens, everything else is
+//!   [`Error::Unknown`] (P29). Once an attempt may have taken effect, only a positive answer to a retry settles it: a
+//!   failed condition does not, because the first attempt may still be on its way.
+//! - A change of the view ends every wait for a primary that is no longer one.
+//!
+//! Left out: TLS, transactions, watches; asking storage nodes for a view when no viewleader has ever answered.
+
+mod attempts;
+mod client;
+mod endpoint;
+mod error;
+mod leaders;
+mod node_stream;
+mod node_streams;
+mod outcome;
+mod routes;
+mod slots;
+mod status;
+mod views;
+
+pub use client::{Client, Options};
+pub use error::{Error, Unanswered, UnansweredCause};
+pub use leaders::Leaders;
+pub use node_streams::{NodeStreams, Sent};
+pub use outcome::{DeleteOutcome, Found, PutOutcome, Route, Written};
+pub use status::{ClusterStatus, MemberStatus, NodeStatus};

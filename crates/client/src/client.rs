@@ -1,0 +1,192 @@
+//! The client itself: what a program calls.
+
+use crate::attempts::{Answer, Attempts};
+use crate::error::Error;
+use crate::leaders::Leaders;
+use crate::node_streams::NodeStreams;
+use crate::outcome::{DeleteOutcome, Found, PutOutcome, Route};
+use crate::status::ClusterStatus;
+use crate::views::Views;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::task::JoinSet;
+use types::{Condition, ErrorCode, Mutation, MutationKind, Position, RequestId, Stamp, View};
+use wire::convert::{Operation, check_key, check_value};
+
+/// How a client behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a request is tried before its caller hears that it was not done, or that its outcome is unknown.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { timeout: Duration::from_secs(10) }
+    }
+}
+
+/// A connection to a cluster. Cheap to clone; clones share view, streams and request numbers.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    leaders: Leaders,
+    views: Arc<Views>,
+    options: Options,
+    /// Random: names this client in its request ids (P28).
+    id: u64,
+    requests: AtomicU64,
+    clock_offset_ms: AtomicI64,
+    /// Ends with the last clone.
+    _watchers: JoinSet<()>,
+}
+
+impl Client {
+    /// Gets the view from the first viewleader that answers, and keeps it up to date from then on.
+    ///
+    /// # Errors
+    /// [`Error::Usage`], [`Error::NoViewleader`], [`Error::NotAViewleader`], [`Error::ViewleaderUnavailable`].
+    pub async fn connect(leaders: &[String], options: Options) -> Result<Client, Error> {
+        let leaders = Leaders::new(leaders)?;
+        let view = tokio::time::timeout(options.timeout, leaders.view()).await.unwrap_or_else(|_| {
+            let why = format!("no answer within {} s", options.timeout.as_secs_f64());
+            Err(Error::NoViewleader { addresses: leaders.addresses(), why })
+        })?;
+        let views = Arc::new(Views::new(leaders.clone(), NodeStreams::new(), view));
+        let mut id = [0; 8];
+        getrandom::fill(&mut id).map_err(|error| Error::Usage(format!("the system has no random numbers: {error}")))?;
+        let watchers = Views::watch(&views);
+        let inner = Inner {
+            leaders,
+            views,
+            options,
+            id: u64::from_ne_bytes(id),
+            requests: AtomicU64::new(0),
+            clock_offset_ms: AtomicI64::new(0),
+            _watchers: watchers,
+        };
+        Ok(Client { inner: Arc::new(inner) })
+    }
+
+    /// The value of a key; linearizable.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::NotBootstrapped`], [`Error::NotDone`].
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Found>, Error> {
+        let key = key.into();
+        check_key(&key).map_err(|error| Error::Invalid(error.to_string()))?;
+        match self.attempt(Operation::Get(key)).await? {
+            Answer::Found(found) => Ok(Some(found)),
+            Answer::NotFound => Ok(None),
+            other => Err(contradiction(&other)),
+        }
+    }
+
+    /// Gives a key a value, if the condition holds.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::NotBootstrapped`], [`Error::NotDone`], [`Error::Unknown`].
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        condition: Condition,
+    ) -> Result<PutOutcome, Error> {
+        let (key, value) = (key.into(), value.into());
+        check_value(&value).map_err(|error| Error::Invalid(error.to_string()))?;
+        match self.mutate(key, MutationKind::Put(value), condition).await? {
+            Answer::Written(written) => Ok(PutOutcome::Done(written)),
+            Answer::ConditionFailed(version) => Ok(PutOutcome::ConditionFailed(version)),
+            // What a condition that needs a value hears where there is none.
+            Answer::NotFound => Ok(PutOutcome::ConditionFailed(None)),
+            other => Err(contradiction(&other)),
+        }
+    }
+
+    /// Takes a key's value away, if the condition holds.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::NotBootstrapped`], [`Error::NotDone`], [`Error::Unknown`].
+    pub async fn delete(&self, key: impl Into<Bytes>, condition: Condition) -> Result<DeleteOutcome, Error> {
+        match self.mutate(key.into(), MutationKind::Delete, condition).await? {
+            Answer::Written(written) => Ok(DeleteOutcome::Done(written)),
+            Answer::ConditionFailed(version) => Ok(DeleteOutcome::ConditionFailed(version)),
+            Answer::NotFound => Ok(DeleteOutcome::NotFound),
+            other => Err(contradiction(&other)),
+        }
+    }
+
+    /// The view that requests are routed by now.
+    pub fn view(&self) -> Arc<View> {
+        self.inner.views.routes().view.clone()
+    }
+
+    /// Where a key lives, by the view of now.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::NotDone`] with [`ErrorCode::NotBootstrapped`] before the first map.
+    pub fn route(&self, key: &[u8]) -> Result<Route, Error> {
+        check_key(key).map_err(|error| Error::Invalid(error.to_string()))?;
+        let view = self.view();
+        let partition = view.partition_of(key);
+        let configuration = view.configuration(partition).ok_or_else(|| Error::NotDone {
+            code: ErrorCode::NotBootstrapped,
+            message: "the cluster has no partition map yet".to_owned(),
+        })?;
+        let replica = |id: &types::NodeId| match view.nodes.get(id) {
+            Some(node) => (*id, node.address.clone(), node.alive),
+            None => (*id, String::new(), false),
+        };
+        let replicas = configuration.replicas.iter().map(replica).collect();
+        Ok(Route { position: Position::of_key(key).to_string(), partition, term: configuration.term, replicas })
+    }
+
+    /// What the Raft leader of the viewleaders knows of the cluster.
+    ///
+    /// # Errors
+    /// As [`Leaders::status`].
+    pub async fn status(&self) -> Result<ClusterStatus, Error> {
+        self.inner.leaders.status().await
+    }
+
+    async fn mutate(&self, key: Bytes, kind: MutationKind, condition: Condition) -> Result<Answer, Error> {
+        check_key(&key).map_err(|error| Error::Invalid(error.to_string()))?;
+        let id = RequestId { client: self.inner.id, counter: self.inner.requests.fetch_add(1, Ordering::Relaxed) + 1 };
+        let stamp = Stamp(now_ms().saturating_add_signed(self.inner.clock_offset_ms.load(Ordering::Relaxed)));
+        self.attempt(Operation::Mutate(Mutation { key, kind, condition }, id, stamp)).await
+    }
+
+    async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {
+        let inner = &self.inner;
+        let outcome = Attempts::new(&inner.views, operation, inner.options.timeout, &inner.clock_offset_ms).run().await;
+        match outcome {
+            Err(Error::NotDone { code: ErrorCode::NotBootstrapped, message }) => {
+                // Who can say more is asked; who can't is no worse an answer.
+                Err(match inner.leaders.status().await {
+                    Ok(status) if !status.has_map => Error::NotBootstrapped {
+                        registered: u32::try_from(status.nodes.len()).unwrap_or(u32::MAX),
+                        expected: status.expected_nodes,
+                    },
+                    _ => Error::NotDone { code: ErrorCode::NotBootstrapped, message },
+                })
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// A node answered a question that was not asked: its answer says nothing about this one.
+fn contradiction(answer: &Answer) -> Error {
+    Error::Unknown { message: format!("a node answered with {answer:?}, which is no answer to this") }
+}
+
+/// Milliseconds since 1970. A clock before that is as good as none: servers then name theirs (P28).
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,226 @@
+//! Calls to the viewleader group: any member answers, so whoever answers first wins.
+//!
+//! A member that refuses costs nothing, one that is silent costs [`HEDGE_AFTER`]: then the next is asked as well.
+
+use crate::endpoint::{check_address, endpoint, root_cause, status_text};
+use crate::error::Error;
+use crate::status::ClusterStatus;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use std::error::Error as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tonic::transport::Channel;
+use types::limits::MESSAGE_BYTES_MAX;
+use types::{Epoch, ErrorCode, View};
+use wire::convert::apply_view_update;
+use wire::v1;
+use wire::v1::leaders_client::LeadersClient;
+
+/// How long one member is waited for before another is asked too.
+const HEDGE_AFTER: Duration = Duration::from_millis(25);
+/// How long a member may take in all.
+const CALL_MAX: Duration = Duration::from_secs(3);
+
+/// The members of the viewleader group, as --leaders lists them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Leaders {
+    members: Arc<[Member]>,
+    /// Who answered last: asked first next time.
+    preferred: Arc<AtomicUsize>,
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    address: String,
+    client: LeadersClient<Channel>,
+}
+
+/// Why one member was of no use.
+#[derive(Debug)]
+enum Useless {
+    Unreachable(String),
+    NotAViewleader,
+    Says(String),
+}
+
+impl Leaders {
+    /// The group whose members are at `addresses`. Connects to nobody yet.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an empty list or an address that is none.
+    pub fn new(addresses: &[String]) -> Result<Leaders, Error> {
+        let member = |address: &String| {
+            let address = address.trim();
+            check_address(address).map_err(|why| Error::Usage(format!("--leaders: {why}")))?;
+            let channel = endpoint(address).map_err(Error::Usage)?.connect_lazy();
+            let client = LeadersClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            Ok(Member { address: address.to_owned(), client })
+        };
+        let members = addresses.iter().map(member).collect::<Result<Arc<[Member]>, Error>>()?;
+        if members.is_empty() {
+            return Err(Error::Usage("--leaders is empty; give at least one host:port".to_owned()));
+        }
+        Ok(Leaders { members, preferred: Arc::default() })
+    }
+
+    /// How many members there are.
+    pub(crate) fn count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The address of a member, counted round the list.
+    pub(crate) fn address(&self, index: usize) -> &str {
+        &self.members[index % self.members.len()].address
+    }
+
+    /// The present view, as far as the first member that answers knows it.
+    ///
+    /// # Errors
+    /// [`Error::NoViewleader`], [`Error::NotAViewleader`], [`Error::ViewleaderUnavailable`].
+    pub async fn view(&self) -> Result<View, Error> {
+        self.view_newer_than(None, Epoch(0)).await?.ok_or_else(|| Error::ViewleaderUnavailable {
+            addresses: self.addresses(),
+            why: "a view was asked for, but none came".to_owned(),
+        })
+    }
+
+    /// The view of the first member whose epoch is at least `wanted`; `None` if that is the one the caller has.
+    pub(crate) async fn view_newer_than(&self, have: Option<&View>, wanted: Epoch) -> Result<Option<View>, Error> {
+        let have_epoch = have.map_or(0, |view| view.epoch.0);
+        self.first(move |mut client| async move {
+            let request = v1::GetViewRequest { have_epoch, linearizable: false };
+            let reply = client.get_view(request).await.map_err(|status| useless(&status))?.into_inner();
+            says(reply.error)?;
+            if reply.epoch < wanted.0 {
+                return Err(Useless::Says(format!("its view is at epoch {}, {} is out", reply.epoch, wanted.0)));
+            }
+            let malformed = |error: wire::Malformed| Useless::Says(error.to_string());
+            reply.update.map(|update| apply_view_update(have, update)).transpose().map_err(malformed)
+        })
+        .await
+    }
+
+    /// What the Raft leader knows of members, nodes and partitions.
+    ///
+    /// # Errors
+    /// As [`Leaders::view`].
+    pub async fn status(&self) -> Result<ClusterStatus, Error> {
+        self.first(|mut client| async move {
+            let reply = client.status(v1::StatusRequest {}).await.map_err(|status| useless(&status))?.into_inner();
+            says(reply.error.clone())?;
+            ClusterStatus::try_from(reply).map_err(|error| Useless::Says(error.to_string()))
+        })
+        .await
+    }
+
+    /// The stream of changes after `have_epoch` from one member.
+    pub(crate) async fn watch(
+        &self,
+        index: usize,
+        have_epoch: Epoch,
+    ) -> Result<tonic::Streaming<v1::ViewUpdate>, String> {
+        let mut client = self.members[index % self.members.len()].client.clone();
+        let call = client.watch_view(v1::WatchViewRequest { have_epoch: have_epoch.0 });
+        match tokio::time::timeout(CALL_MAX, call).await {
+            Ok(Ok(stream)) => Ok(stream.into_inner()),
+            Ok(Err(status)) => Err(status_text(&status)),
+            Err(_) => Err("no answer in time".to_owned()),
+        }
+    }
+
+    /// Asks one member after the other until one is of use.
+    async fn first<T, F>(&self, call: impl Fn(LeadersClient<Channel>) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Useless>>,
+    {
+        let start = self.preferred.load(Ordering::Relaxed);
+        let mut waiting = (0..self.members.len()).map(|turn| (start + turn) % self.members.len());
+        let mut asked = FuturesUnordered::new();
+        let mut useless: Vec<(usize, Useless)> = Vec::new();
+        loop {
+            if let Some(index) = waiting.next() {
+                let answer = tokio::time::timeout(CALL_MAX, call(self.members[index].client.clone()));
+                asked.push(async move {
+                    let silent = |_| Err(Useless::Unreachable("no answer in time".to_owned()));
+                    (index, answer.await.unwrap_or_else(silent))
+                });
+            }
+            let hedge = tokio::time::sleep(HEDGE_AFTER);
+            let all_asked = waiting.len() == 0;
+            tokio::select! {
+                Some((index, answer)) = asked.next() => match answer {
+                    Ok(answer) => {
+                        self.preferred.store(index, Ordering::Relaxed);
+                        return Ok(answer);
+                    }
+                    Err(why) => {
+                        tracing::debug!(address = %self.members[index].address, ?why, "a viewleader is of no use");
+                        useless.push((index, why));
+                        if useless.len() == self.members.len() {
+                            return Err(self.all_useless(&useless));
+                        }
+                    }
+                },
+                () = hedge, if !all_asked => {}
+            }
+        }
+    }
+
+    /// One error for what all members said: the most telling first.
+    fn all_useless(&self, useless: &[(usize, Useless)]) -> Error {
+        let said =
+            useless.iter().find_map(|(_, why)| if let Useless::Says(why) = why { Some(why.clone()) } else { None });
+        if let Some(why) = said {
+            return Error::ViewleaderUnavailable { addresses: self.addresses(), why };
+        }
+        if let Some((index, _)) = useless.iter().find(|(_, why)| matches!(why, Useless::NotAViewleader)) {
+            return Error::NotAViewleader { address: self.members[*index].address.clone() };
+        }
+        let why = useless
+            .iter()
+            .find_map(|(_, why)| if let Useless::Unreachable(why) = why { Some(why.clone()) } else { None });
+        Error::NoViewleader { addresses: self.addresses(), why: why.unwrap_or_default() }
+    }
+
+    /// All addresses, for people.
+    pub(crate) fn addresses(&self) -> String {
+        self.members.iter().map(|member| member.address.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn says(error: Option<v1::Error>) -> Result<(), Useless> {
+    match error {
+        None => Ok(()),
+        Some(error) if error.message.is_empty() => {
+            Err(Useless::Says(format!("{:?}", ErrorCode::from_number(error.code))))
+        }
+        Some(error) => Err(Useless::Says(error.message)),
+    }
+}
+
+fn useless(status: &tonic::Status) -> Useless {
+    if status.code() == tonic::Code::Unimplemented {
+        return Useless::NotAViewleader;
+    }
+    match status.source() {
+        Some(source) if is_another_protocol(source) => Useless::NotAViewleader,
+        Some(source) => Useless::Unreachable(root_cause(source)),
+        // An answer without gRPC's marks comes from something else that speaks HTTP.
+        None if status.code() == tonic::Code::Unknown => Useless::NotAViewleader,
+        None => Useless::Says(status_text(status)),
+    }
+}
+
+/// Whether somebody accepted the connection and then did not speak HTTP/2.
+fn is_another_protocol(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.to_string().contains("http2 error") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
