@@ -3,6 +3,7 @@
 //! ```text
 //! lock         held by the one process that has the store open
 //! format       what wrote it; says "creating" until the store is complete for the first time
+//! checkpoint   how far sled's log was durable at the last checkpoint
 //! sled/        sled's own files
 //! ```
 
@@ -61,6 +62,11 @@ impl Directory {
     /// Sled's one data file.
     pub(super) fn sled_file(&self) -> PathBuf {
         self.sled().join("db")
+    }
+
+    /// Where the last checkpoint is noted.
+    pub(super) fn note_file(&self) -> PathBuf {
+        self.path.join("checkpoint")
     }
 
     /// Reads the format marker; where there is no store yet, makes room for one.

@@ -18,9 +18,11 @@
 //! nothing, because the insert then finds its page in the processor's cache; without those reads sled's garbage also
 //! outgrows the store's own cache (500 MiB after 400,000 puts).
 
+mod audit;
 mod directory;
 mod flush;
 mod layout;
+mod note;
 
 pub use directory::quarantine;
 
@@ -29,6 +31,7 @@ use ::sled::{Batch, Db};
 use bytes::Bytes;
 use directory::{Contents, Directory};
 use layout::{Content, Header, StoredRecord};
+use note::{Note, NoteFile};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -65,8 +68,12 @@ pub struct SledEngine {
     /// For `fdatasync`: open since before the first write, so that no write error is missed.
     file: File,
     path: PathBuf,
-    /// One writer at a time; held before `slots` is.
-    writer: Mutex<()>,
+    /// How far the snapshot reaches that the next start will replay the log on.
+    snapshot_lsn: Option<i64>,
+    /// One writer at a time, who knows how long the file was when it was last synced; held before `slots` is.
+    writer: Mutex<u64>,
+    /// One checkpoint at a time.
+    note_file: Mutex<NoteFile>,
     /// Held for writing while a batch goes into sled: records and their chunks are read under it, so they match.
     slots: RwLock<BTreeMap<Keyspace, Slot>>,
     /// After a failure that leaves the store in doubt nothing is answered.
@@ -102,14 +109,32 @@ impl SledEngine {
         let path = directory.sled_file();
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.map_err(EngineError::io("open", &path))?;
+        let note_file = match contents {
+            Contents::Fresh => NoteFile::create(&directory.note_file())?,
+            Contents::Store => {
+                let (note_file, note) = NoteFile::open(&directory.note_file())?;
+                audit::audit(&directory, &file, &note)?;
+                note_file
+            }
+        };
         let db = open_sled(&directory, options)?;
         directory.sync()?;
-        file.sync_all().map_err(EngineError::io("sync", &path))?;
+        let engine = SledEngine {
+            slots: RwLock::new(read_slots(&db, &path)?),
+            db,
+            file,
+            path,
+            snapshot_lsn: audit::newest_snapshot(&directory)?,
+            writer: Mutex::new(0),
+            note_file: Mutex::new(note_file),
+            failed: OnceLock::new(),
+            directory,
+        };
+        engine.checkpoint()?;
         if contents == Contents::Fresh {
-            directory.complete()?;
+            engine.directory.complete()?;
         }
-        let slots = RwLock::new(read_slots(&db, &path)?);
-        Ok(SledEngine { db, file, path, writer: Mutex::new(()), slots, failed: OnceLock::new(), directory })
+        Ok(engine)
     }
 
     /// Where the store is.
@@ -209,10 +234,21 @@ impl SledEngine {
         Ok(())
     }
 
+    /// Makes the file's length durable where it has grown. Sled counts on what it has written: if a power failure took
+    /// the end of the file and left a later segment elsewhere in it, sled would go on behind the gap.
+    fn sync_if_grown(&self, synced_bytes: &mut u64) -> Result<(), EngineError> {
+        let file_bytes = self.file.metadata().map_err(|error| self.fail("read", error.into()))?.len();
+        if file_bytes > *synced_bytes {
+            self.file.sync_data().map_err(|error| self.fail("sync", error.into()))?;
+        }
+        *synced_bytes = file_bytes;
+        Ok(())
+    }
+
     /// One step of a deletion; whether it was the last.
     fn delete_step(&self, keyspace: Keyspace) -> Result<bool, EngineError> {
         self.usable()?;
-        let _writing = self.writer.lock().map_err(|_| write_panicked())?;
+        let mut synced_bytes = self.writer.lock().map_err(|_| write_panicked())?;
         let slot = self.slots.read().map_err(|_| write_panicked())?.get(&keyspace).cloned();
         let header = match slot {
             None => return Ok(true),
@@ -240,6 +276,7 @@ impl SledEngine {
             Some(header)
         };
         self.write(batch, [(keyspace, header)])?;
+        self.sync_if_grown(&mut synced_bytes)?;
         Ok(last)
     }
 
@@ -295,7 +332,7 @@ impl Engine for SledEngine {
     fn apply(&self, batches: &[ApplyBatch]) -> Result<(), EngineError> {
         check_sizes(batches)?;
         self.usable()?;
-        let _writing = self.writer.lock().map_err(|_| write_panicked())?;
+        let mut synced_bytes = self.writer.lock().map_err(|_| write_panicked())?;
         let mut headers = BTreeMap::new();
         let mut changes = Vec::with_capacity(batches.iter().map(|batch| batch.changes.len()).sum());
         for ApplyBatch { keyspace, through, changes: of_batch } in batches {
@@ -327,7 +364,8 @@ impl Engine for SledEngine {
             let stored = header.encode(&key);
             batch.insert(key, stored);
         }
-        self.write(batch, headers.into_iter().map(|(keyspace, header)| (keyspace, Some(header))))
+        self.write(batch, headers.into_iter().map(|(keyspace, header)| (keyspace, Some(header))))?;
+        self.sync_if_grown(&mut synced_bytes)
     }
 
     fn scan(
@@ -372,8 +410,12 @@ impl Engine for SledEngine {
 
     fn checkpoint(&self) -> Result<(), EngineError> {
         self.usable()?;
+        let mut note_file = self.note_file.lock().map_err(|_| write_panicked())?;
         flush::flush(&self.db).map_err(|error| self.fail("write", error))?;
+        // Read before the sync: what is stable now is what the sync makes durable.
+        let note = Note { stable_lsn: self.db.context.pagecache.log.stable_offset(), snapshot_lsn: self.snapshot_lsn };
         self.file.sync_data().map_err(|error| self.fail("sync", error.into()))?;
+        note_file.write(&note).map_err(|error| self.fail("note a checkpoint of", error.into()))?;
         Ok(())
     }
 

@@ -1,0 +1,263 @@
+//! A look at sled's log before sled opens it.
+//!
+//! At start sled replays its log from the last snapshot on. A message there whose checksum does not match it takes for
+//! the end of that segment, and goes on with the next: updates in the middle would be missing, and no record's checksum
+//! can tell. So the same messages are checked here first. (Pages from before the snapshot are checked by sled when it
+//! reads them, and then it says so.)
+//!
+//! What is damage, and what only the end of the log? Three witnesses say how far the log was whole: the snapshot, our
+//! [note](super::note) of the last checkpoint, and the headers of segments, each of which names a place behind which
+//! everything had been written. A bad message up to the furthest of them is damage. Beyond, it is what a crash cut off,
+//! and sled handles that.
+//!
+//! One case looks like damage and is none: a crash while a segment that had been free was written again, its end before
+//! its beginning. There the bad place is followed by messages of the new segment.
+//!
+//! Not found: a whole segment written after the last checkpoint that a power failure lost, where a later one was kept.
+//! The engine syncs whenever the file grows, so that this can't follow from a file that was too short.
+//!
+//! The format (`pagecache/{logger,iterator,snapshot}.rs`, `serialization.rs`), integers little-endian:
+//!
+//! ```text
+//! file     = segments of SEGMENT_BYTES, in any order; all zero where free
+//! segment  = crc32 ^ ~0 u32, lsn ^ i64::MAX, stable lsn ^ i64::MAX; messages; fewer than 32 bytes of anything
+//! message  = crc32 ^ ~0 u32 (of body, then of what follows), kind u8, length, segment number, page: varints; body
+//! snapshot = body, its length u64, crc32 of the body u32; the name has the lsn in hexadecimal
+//! ```
+
+use super::SEGMENT_BYTES;
+use super::directory::Directory;
+use super::note::Note;
+use crate::EngineError;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+const SEGMENT_HEADER_BYTES: usize = 20;
+/// No message begins in so many last bytes of a segment.
+const MESSAGE_HEADER_BYTES_MAX: usize = 32;
+const SNAPSHOT_TRAILER_BYTES: usize = 12;
+
+const KIND_CAP: u8 = 2;
+const KIND_BATCH_MANIFEST: u8 = 3;
+const KIND_MAX: u8 = 11;
+/// Kinds whose content lies in a file of its own.
+const KINDS_BLOB: [u8; 3] = [7, 9, 11];
+
+/// Checks what sled is about to replay.
+///
+/// # Errors
+/// [`EngineError::Corrupt`] with the place, [`EngineError::Io`].
+pub(super) fn audit(directory: &Directory, file: &File, note: &Note) -> Result<(), EngineError> {
+    let path = directory.sled_file();
+    let corrupt = |at: u64, what: &str| Err(EngineError::corrupt(format!("{} at byte {at}: {what}", path.display())));
+    let snapshot_lsn = newest_snapshot(directory)?;
+    if snapshot_lsn < note.snapshot_lsn {
+        return Err(EngineError::corrupt(format!("the newest snapshot in {} is missing", directory.sled().display())));
+    }
+    let mut segments = BTreeMap::new();
+    let mut whole_through = snapshot_lsn.map_or(-1, |lsn| lsn - 1).max(note.stable_lsn);
+    for offset in segment_offsets(file, &path)? {
+        match SegmentHeader::read(file, offset, &path)? {
+            SegmentHeader::Free => {}
+            SegmentHeader::Damaged => return corrupt(offset, "a segment's header does not match its checksum"),
+            SegmentHeader::Used { lsn, .. } if lsn < segment_of(snapshot_lsn.unwrap_or(0)) => {}
+            SegmentHeader::Used { lsn, stable_lsn } => {
+                whole_through = whole_through.max(stable_lsn);
+                if segments.insert(lsn, offset).is_some() {
+                    return corrupt(offset, "a second segment of that name");
+                }
+            }
+        }
+    }
+    let mut end_lsn = 0;
+    let mut content = Vec::new();
+    for (&lsn, &offset) in &segments {
+        read_segment(file, offset, &mut content).map_err(EngineError::io("read", &path))?;
+        end_lsn = match walk(&content, lsn) {
+            Walk::Whole => lsn + SEGMENT_BYTES as i64,
+            Walk::Blob(at) => return corrupt(offset + at as u64, "a blob, of which this program writes none"),
+            Walk::BadAt(at) => {
+                let bad_lsn = lsn + at as i64;
+                if bad_lsn <= whole_through && !is_being_overwritten(&content[at..], lsn, &segments) {
+                    return corrupt(offset + at as u64, "a message does not match its checksum");
+                }
+                bad_lsn
+            }
+        };
+    }
+    // Behind the snapshot nothing need be left; a checkpoint after it must be reached.
+    if note.stable_lsn >= snapshot_lsn.unwrap_or(0) && end_lsn <= note.stable_lsn {
+        return Err(EngineError::corrupt(format!("{} ends before the last checkpoint", path.display())));
+    }
+    Ok(())
+}
+
+/// How far the newest snapshot reaches, once it is known to be whole; `None` if there is none.
+pub(super) fn newest_snapshot(directory: &Directory) -> Result<Option<i64>, EngineError> {
+    let sled = directory.sled();
+    let mut newest = None;
+    for entry in fs::read_dir(&sled).map_err(EngineError::io("list", &sled))? {
+        let path = entry.map_err(EngineError::io("list", &sled))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some(lsn) = name.strip_prefix("snap.") {
+            let lsn = i64::from_str_radix(lsn, 16)
+                .map_err(|_| EngineError::corrupt(format!("{} is no name of a snapshot", path.display())))?;
+            newest = newest.max(Some((lsn, path)));
+        }
+    }
+    let Some((lsn, path)) = newest else { return Ok(None) };
+    let content = fs::read(&path).map_err(EngineError::io("read", &path))?;
+    let is_whole = content.len().checked_sub(SNAPSHOT_TRAILER_BYTES).is_some_and(|body_bytes| {
+        let (body, trailer) = content.split_at(body_bytes);
+        trailer[8..] == crc32fast::hash(body).to_le_bytes() && trailer[..8] == (body_bytes as u64).to_le_bytes()
+    });
+    if !is_whole {
+        return Err(EngineError::corrupt(format!("{} does not match its checksum", path.display())));
+    }
+    Ok(Some(lsn))
+}
+
+/// The lsn of the segment that an lsn is in.
+fn segment_of(lsn: i64) -> i64 {
+    lsn - lsn % SEGMENT_BYTES as i64
+}
+
+fn segment_offsets(file: &File, path: &Path) -> Result<impl Iterator<Item = u64>, EngineError> {
+    let file_bytes = file.metadata().map_err(EngineError::io("read", path))?.len();
+    // Sled passes over a last segment that has no whole header yet.
+    Ok((0..(file_bytes.saturating_sub(SEGMENT_HEADER_BYTES as u64 - 1))).step_by(SEGMENT_BYTES))
+}
+
+enum SegmentHeader {
+    Free,
+    Damaged,
+    Used { lsn: i64, stable_lsn: i64 },
+}
+
+impl SegmentHeader {
+    fn read(file: &File, offset: u64, path: &Path) -> Result<SegmentHeader, EngineError> {
+        let mut header = [0; SEGMENT_HEADER_BYTES];
+        file.read_exact_at(&mut header, offset).map_err(EngineError::io("read", path))?;
+        Ok(SegmentHeader::parse(&header))
+    }
+
+    fn parse(header: &[u8; SEGMENT_HEADER_BYTES]) -> SegmentHeader {
+        if *header == [0; SEGMENT_HEADER_BYTES] {
+            return SegmentHeader::Free;
+        }
+        let (crc, numbers) = header.split_at(4);
+        let number = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&numbers[at..at + 8]);
+            i64::from_le_bytes(bytes) ^ i64::MAX
+        };
+        let (lsn, stable_lsn) = (number(0), number(8));
+        let is_whole = crc == (!crc32fast::hash(numbers)).to_le_bytes();
+        if is_whole && lsn >= 0 && lsn == segment_of(lsn) {
+            SegmentHeader::Used { lsn, stable_lsn }
+        } else {
+            SegmentHeader::Damaged
+        }
+    }
+}
+
+/// Reads a segment, or what there is of the last one.
+fn read_segment(file: &File, offset: u64, content: &mut Vec<u8>) -> std::io::Result<()> {
+    content.resize(SEGMENT_BYTES, 0);
+    let mut filled = 0;
+    while filled < SEGMENT_BYTES {
+        match file.read_at(&mut content[filled..], offset + filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    content.truncate(filled);
+    Ok(())
+}
+
+/// How a segment's messages end.
+#[derive(PartialEq, Eq, Debug)]
+enum Walk {
+    /// As a segment that is full does.
+    Whole,
+    /// With something else at this byte.
+    BadAt(usize),
+    /// With a message at this byte that this program never has sled write.
+    Blob(usize),
+}
+
+fn walk(content: &[u8], lsn: i64) -> Walk {
+    let segment_number = (lsn / SEGMENT_BYTES as i64) as u64;
+    let mut at = SEGMENT_HEADER_BYTES;
+    while at + MESSAGE_HEADER_BYTES_MAX <= SEGMENT_BYTES {
+        match Message::parse(content.get(at..).unwrap_or_default()) {
+            Some(message) if message.segment_number == segment_number => match message.kind {
+                KIND_CAP => return Walk::Whole,
+                kind if KINDS_BLOB.contains(&kind) => return Walk::Blob(at),
+                _ => at += message.bytes,
+            },
+            _ => return Walk::BadAt(at),
+        }
+    }
+    Walk::Whole
+}
+
+/// Whether a segment's content goes on with messages of a segment that was to take its place, but whose header never
+/// got there.
+fn is_being_overwritten(content: &[u8], lsn: i64, segments: &BTreeMap<i64, u64>) -> bool {
+    (0..content.len()).filter_map(|at| Message::parse(&content[at..])).any(|message| {
+        let new_lsn = i64::try_from(message.segment_number).ok().and_then(|n| n.checked_mul(SEGMENT_BYTES as i64));
+        new_lsn.is_some_and(|new_lsn| new_lsn > lsn && !segments.contains_key(&new_lsn))
+    })
+}
+
+/// A message whose checksum holds.
+struct Message {
+    kind: u8,
+    segment_number: u64,
+    /// With its header.
+    bytes: usize,
+}
+
+impl Message {
+    fn parse(input: &[u8]) -> Option<Message> {
+        let (crc, rest) = input.split_first_chunk::<4>()?;
+        let (&kind, mut rest) = rest.split_first()?;
+        if kind == 0 || kind > KIND_MAX {
+            return None;
+        }
+        let length = usize::try_from(take_varint(&mut rest)?).ok()?;
+        let segment_number = take_varint(&mut rest)?;
+        take_varint(&mut rest)?;
+        let body = rest.get(..length)?;
+        if kind == KIND_BATCH_MANIFEST && length != 8 {
+            return None;
+        }
+        let header_bytes = input.len() - rest.len();
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(body);
+        hasher.update(&input[crc.len()..header_bytes]);
+        let is_whole = *crc == (!hasher.finalize()).to_le_bytes();
+        is_whole.then_some(Message { kind, segment_number, bytes: header_bytes + length })
+    }
+}
+
+/// Takes one of sled's integers of variable length.
+fn take_varint(input: &mut &[u8]) -> Option<u64> {
+    let (&first, rest) = input.split_first()?;
+    let (number, bytes) = match first {
+        0..=240 => (u64::from(first), 0),
+        241..=248 => (240 + 256 * (u64::from(first) - 241) + u64::from(*rest.first()?), 1),
+        249 => (2288 + 256 * u64::from(*rest.first()?) + u64::from(*rest.get(1)?), 2),
+        _ => {
+            let bytes = usize::from(first) - 247;
+            let mut number = [0; 8];
+            number[..bytes].copy_from_slice(rest.get(..bytes)?);
+            (u64::from_le_bytes(number), bytes)
+        }
+    };
+    *input = &rest[bytes..];
+    Some(number)
+}
