@@ -1,1 +1,37 @@
-//! The deterministic simulator: seeded network, disks and crashes around the real cores, with a linearizability oracle.
+//! The deterministic simulator: the real replica core and the real viewleader core in a world made of seeded chance.
+//!
+//! A seed decides everything: how many nodes, how fast, what is lost, doubled, late or cut, who crashes and what the
+//! disk keeps of it, who stands still. Clients fight over few keys meanwhile. [`invariants`] are checked at every step,
+//! and at the end, when everything was healed, each key's history must be linearizable ([`checker`]) and everything
+//! must come to rest.
+//!
+//! The map: [`world`] runs one seed; `plan` is what the seed decides beforehand, `faults` what goes wrong; `node` is a
+//! storage node around its replicas, with `disk` and the `network`; `group` the viewleaders; `client` the clients.
+//!
+//! Invariants of the simulator itself: no clock, no thread, no random source but [`random`], no iteration over a hash
+//! table. The same seed gives the same trace, byte for byte.
+//!
+//! Left out: the write-ahead log's and the engine's own files (they have tests of their own), Raft inside the
+//! viewleader group, and changes of a partition's members, which the core does not have yet.
+
+pub mod checker;
+mod client;
+mod context;
+mod disk;
+mod faults;
+mod group;
+mod happening;
+mod invariants;
+mod network;
+mod node;
+mod plan;
+mod queue;
+pub mod random;
+mod trace;
+mod world;
+
+pub use context::Counts;
+pub use invariants::Violation;
+pub use plan::Scenario;
+pub use trace::Keep;
+pub use world::{Report, run};

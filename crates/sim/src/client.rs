@@ -1,0 +1,279 @@
+//! Clients: each has one operation at a time, tries it until it is answered or its time is over, and writes down what it
+//! heard. They fight over few keys, keep old views until something goes wrong, and sometimes ask the wrong node.
+
+use crate::checker::{Action, Heard, Operation};
+use crate::context::Context;
+use crate::happening::{Ask, Happening, Request, Timer};
+use crate::network::Place;
+use crate::node::BEGINNING_MS;
+use crate::queue::{MS, Micros};
+use bytes::Bytes;
+use replcore::Answer;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use types::{Condition, ErrorCode, Mutation, MutationKind, NodeId, Record, RequestId, Stamp, View};
+
+/// How long an operation is retried.
+const OPERATION: Micros = 1_500 * MS;
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    number: usize,
+    skew_ms: i64,
+    view: Option<Arc<View>>,
+    operations: u64,
+    open: Option<Open>,
+    /// What it last knew of each key.
+    seen: BTreeMap<Bytes, Record>,
+    /// Keys that are still to be read at the end.
+    to_read: Vec<Bytes>,
+    stopped: bool,
+    pub(crate) history: Vec<Operation>,
+}
+
+#[derive(Debug)]
+struct Open {
+    number: u64,
+    key: Bytes,
+    action: Action,
+    stamp: Stamp,
+    called_at: Micros,
+    attempts: Vec<Attempt>,
+    /// Of the final reads: they are tried for ever.
+    must: bool,
+}
+
+/// What became of one attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Attempt {
+    Unanswered,
+    NotDone,
+    Unknown,
+}
+
+impl Client {
+    pub(crate) fn new(number: usize, ctx: &mut Context) -> Client {
+        let most = ctx.plan.clock_skew_ms;
+        let skew_ms = ctx.random.between(0, 2 * most) as i64 - most as i64;
+        Client {
+            number,
+            skew_ms,
+            view: None,
+            operations: 0,
+            open: None,
+            seen: BTreeMap::new(),
+            to_read: Vec::new(),
+            stopped: false,
+            history: Vec::new(),
+        }
+    }
+
+    /// No new operations, but for a read of each of these keys.
+    pub(crate) fn stop(&mut self, ctx: &mut Context, to_read: Vec<Bytes>) {
+        self.stopped = true;
+        self.to_read = to_read;
+        if self.open.is_none() {
+            self.after(ctx, 1, Timer::Next);
+        }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.open.is_none() && self.to_read.is_empty()
+    }
+
+    /// The history, with what is still open.
+    pub(crate) fn into_history(mut self) -> Vec<Operation> {
+        self.give_up();
+        self.history
+    }
+
+    fn after(&self, ctx: &mut Context, delay: Micros, what: Timer) {
+        ctx.after(delay, Happening::Client { client: self.number, what });
+    }
+
+    pub(crate) fn happen(&mut self, ctx: &mut Context, what: Timer, newest: Option<&Arc<View>>) {
+        match what {
+            Timer::Next => self.next(ctx, newest),
+            Timer::Impatient { number, attempt } => {
+                let is_last = |open: &Open| open.number == number && open.attempts.len() == attempt as usize + 1;
+                if self.open.as_ref().is_some_and(is_last) {
+                    self.look_for_view(ctx, newest);
+                    self.retry(ctx, newest);
+                }
+            }
+            Timer::Retry { number, attempt } => {
+                let is_last = |open: &Open| open.number == number && open.attempts.len() == attempt as usize + 1;
+                if self.open.as_ref().is_some_and(is_last) {
+                    self.retry(ctx, newest);
+                }
+            }
+        }
+    }
+
+    fn next(&mut self, ctx: &mut Context, newest: Option<&Arc<View>>) {
+        if self.open.is_some() {
+            return;
+        }
+        let (key, action, must) = if self.stopped {
+            let Some(key) = self.to_read.pop() else { return };
+            (key, Action::Get, true)
+        } else {
+            let key = ctx.random.below(ctx.plan.keys as u64);
+            let key = Bytes::from(format!("k{key}"));
+            (key.clone(), self.choose(ctx, &key), false)
+        };
+        if self.view.is_none() {
+            self.look_for_view(ctx, newest);
+        }
+        self.operations += 1;
+        ctx.counts.operations += 1;
+        let stamp = Stamp((BEGINNING_MS + ctx.now / MS).saturating_add_signed(self.skew_ms));
+        let (number, called_at) = (self.operations, ctx.now);
+        self.open = Some(Open { number, key, action, stamp, called_at, attempts: Vec::new(), must });
+        self.attempt(ctx);
+    }
+
+    fn choose(&mut self, ctx: &mut Context, key: &Bytes) -> Action {
+        let random = &mut ctx.random;
+        let chance = random.below(100);
+        if chance < 35 {
+            return Action::Get;
+        }
+        let value = Bytes::from(format!("{}.{}", self.number, self.operations + 1));
+        let kind = if chance < 88 { MutationKind::Put(value) } else { MutationKind::Delete };
+        let condition = match (random.below(8), self.seen.get(key)) {
+            (0, _) => Condition::Absent,
+            (1, _) => Condition::Present,
+            (2 | 3, Some(record)) => Condition::Value(record.value.clone()),
+            (4, Some(record)) => Condition::Version(record.seq),
+            _ => Condition::None,
+        };
+        Action::Mutate { kind, condition }
+    }
+
+    fn attempt(&mut self, ctx: &mut Context) {
+        let Some(open) = &mut self.open else { return };
+        let attempt = open.attempts.len() as u32;
+        open.attempts.push(Attempt::Unanswered);
+        let number = open.number;
+        let ask = match &open.action {
+            Action::Get => Ask::Get(open.key.clone()),
+            Action::Mutate { kind, condition } => Ask::Mutate {
+                id: RequestId { client: self.number as u64 + 1, counter: number },
+                stamp: open.stamp,
+                mutation: Mutation { key: open.key.clone(), kind: kind.clone(), condition: condition.clone() },
+            },
+        };
+        let partition = types::PartitionCount::new(ctx.plan.partitions)
+            .expect("a plan's partitions are a power of two")
+            .partition_of(&open.key);
+        let primary = self.view.as_ref().and_then(|view| view.configuration(partition)?.primary());
+        let node = match primary.and_then(|id: NodeId| ctx.places.get(&id).copied()) {
+            Some(node) if !ctx.random.chance(60) => node,
+            _ => ctx.random.index(ctx.plan.nodes),
+        };
+        let patience = ctx.between(20 * MS, 500 * MS);
+        let request = Request { client: self.number, number, attempt, partition, ask, patience };
+        let (now, client, key) = (ctx.now, self.number, open.key.clone());
+        ctx.trace.note(now, &[10, client as u64, number, u64::from(attempt), node as u64], || {
+            let action = crate::node::short(&key).to_string();
+            format!(
+                "client {client}: operation {number} on {action}, attempt {attempt}, to node {node}: {:?}",
+                request.ask
+            )
+        });
+        ctx.send(Place::Clients, Place::Node(node), Happening::Request { node, request });
+        // Now and then it gives up on an answer that is on its way.
+        let waits = if ctx.random.chance(100) { patience / 2 } else { patience + 20 * MS };
+        self.after(ctx, waits, Timer::Impatient { number, attempt });
+    }
+
+    fn retry(&mut self, ctx: &mut Context, newest: Option<&Arc<View>>) {
+        let Some(open) = &self.open else { return };
+        if !open.must && ctx.now > open.called_at + OPERATION {
+            self.give_up();
+            ctx.counts.unknown += 1;
+            return self.think(ctx);
+        }
+        if ctx.random.chance(500) {
+            self.look_for_view(ctx, newest);
+        }
+        self.attempt(ctx);
+    }
+
+    /// Somebody's view: the newest one, or that of any node.
+    fn look_for_view(&mut self, ctx: &mut Context, newest: Option<&Arc<View>>) {
+        let from_node = ctx.disks[ctx.random.index(ctx.plan.nodes)].view.clone();
+        let found = if ctx.random.chance(500) { newest.cloned().or(from_node) } else { from_node };
+        self.view = found.or_else(|| self.view.take());
+    }
+
+    pub(crate) fn hear(&mut self, ctx: &mut Context, number: u64, attempt: u32, answer: Answer) {
+        let Some(open) = self.open.as_mut().filter(|open| open.number == number) else { return };
+        let heard = match answer {
+            Answer::Written { outcome, .. } => Heard::Written(outcome),
+            Answer::Found(record) => Heard::Found(record),
+            Answer::NotFound => Heard::NotFound,
+            Answer::ConditionFailed { version } => Heard::ConditionFailed(version),
+            Answer::Error(code) => return self.hear_error(ctx, attempt, code),
+        };
+        // P29: an attempt that nobody answered may still be on its way, and find the condition true.
+        let others_open =
+            open.attempts.iter().enumerate().any(|(i, a)| i != attempt as usize && *a == Attempt::Unanswered);
+        let did_nothing = matches!(heard, Heard::NotFound | Heard::ConditionFailed(_));
+        let heard = if did_nothing && open.action != Action::Get && others_open { Heard::Unknown } else { heard };
+        self.remember(ctx, heard);
+        ctx.counts.answered += 1;
+        self.think(ctx);
+    }
+
+    fn hear_error(&mut self, ctx: &mut Context, attempt: u32, code: ErrorCode) {
+        let Some(open) = &mut self.open else { return };
+        let unknown = code == ErrorCode::Unknown;
+        open.attempts[attempt as usize] = if unknown { Attempt::Unknown } else { Attempt::NotDone };
+        if open.attempts.len() != attempt as usize + 1 {
+            return;
+        }
+        if code.is_retryable() || code == ErrorCode::DeadlineExceeded {
+            let number = open.number;
+            let delay = ctx.between(MS, 40 * MS);
+            return self.after(ctx, delay, Timer::Retry { number, attempt });
+        }
+        self.give_up();
+        self.think(ctx);
+    }
+
+    /// The operation ends without an answer. What was definitely not done leaves no mark.
+    fn give_up(&mut self) {
+        let Some(open) = &self.open else { return };
+        let may_be_done = open.attempts.iter().any(|attempt| *attempt != Attempt::NotDone);
+        if open.action != Action::Get && may_be_done {
+            let (key, called_at, action) = (open.key.clone(), open.called_at, open.action.clone());
+            let client = self.number as u64;
+            let heard = Heard::Unknown;
+            self.history.push(Operation { client, key, called_at, answered_at: called_at, action, heard });
+        }
+        self.open = None;
+    }
+
+    fn remember(&mut self, ctx: &mut Context, heard: Heard) {
+        let Some(Open { key, action, called_at, .. }) = self.open.take() else { return };
+        match (&heard, &action) {
+            (Heard::Found(record), _) => drop(self.seen.insert(key.clone(), record.clone())),
+            (Heard::Written(outcome), Action::Mutate { kind: MutationKind::Put(value), .. }) => {
+                drop(self.seen.insert(key.clone(), Record { seq: outcome.version, value: value.clone() }));
+            }
+            _ => {}
+        }
+        let client = self.number as u64;
+        let operation = Operation { client, key, called_at, answered_at: ctx.now, action, heard };
+        let now = ctx.now;
+        ctx.trace.note(now, &[11, client, called_at], || format!("client {client}: {operation}"));
+        self.history.push(operation);
+    }
+
+    fn think(&mut self, ctx: &mut Context) {
+        let delay = ctx.between(1, ctx.plan.think_max);
+        self.after(ctx, delay, Timer::Next);
+    }
+}
