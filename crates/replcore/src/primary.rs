@@ -394,6 +394,10 @@ impl Replica {
         let log = &self.log;
         let Some(follower) = primary.followers.iter_mut().find(|f| f.node == from) else { return };
         follower.answered(patience);
+        // Said before the answer that matched: an entry that is on its disk does not leave it.
+        if last.seq < follower.matched {
+            return;
+        }
         follower.in_flight.clear();
         // P7: go on from the end of its log where we have that entry, else from what it holds as committed: that is
         // ours too. Below our trim point every replica has everything.
@@ -451,6 +455,8 @@ impl Replica {
         let Some(follower) = primary.followers.iter_mut().find(|f| f.node == peer) else { return };
         follower.answered(patience);
         follower.rewind();
+        // P10: what the broken stream was told may not have arrived.
+        follower.told = Seq(0);
         let term = primary.term;
         if let Some(nonce) = primary.reads.open_round(peer) {
             self.send(peer, term, Body::Confirm { nonce }, effects);
