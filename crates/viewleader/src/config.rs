@@ -1,0 +1,84 @@
+//! What one viewleader is told, and whether it makes sense.
+
+use crate::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+use types::PartitionCount;
+use types::limits::REPLICATION_MAX;
+
+/// Most members of a group.
+const MEMBERS_MAX: usize = 7;
+
+/// One viewleader's settings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// For people: shown by status.
+    pub name: String,
+    /// This process's own directory; created where it is missing.
+    pub data_dir: PathBuf,
+    /// Where gRPC listens, `host:port`.
+    pub listen: String,
+    /// Where others reach it: one of `peers`.
+    pub advertise: String,
+    /// All members' addresses, the same list on each, in any order.
+    pub peers: Vec<String>,
+    /// Where the admin HTTP server listens; `None`: nowhere.
+    pub http: Option<String>,
+    /// Whether addresses that other machines reach are allowed without TLS.
+    pub insecure: bool,
+    /// What the cluster keeps for ever; read once, at its bootstrap.
+    pub cluster: ClusterSettings,
+    /// Silence after which a storage node counts as dead.
+    pub node_timeout: Duration,
+}
+
+/// Settings that all members share: the first committed ones win.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClusterSettings {
+    /// Partitions.
+    pub partitions: PartitionCount,
+    /// Replicas per partition.
+    pub replication: u8,
+    /// Storage nodes that must register before the first partition map.
+    pub expect_nodes: u32,
+}
+
+impl Config {
+    /// Sorts the peers and checks what can be checked without touching anything.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], with the flag to change.
+    pub fn validated(mut self) -> Result<Config, Error> {
+        let wrong = |what: String| Err(Error::Setting(what));
+        self.peers.sort();
+        if let Some(twice) = self.peers.windows(2).find(|pair| pair[0] == pair[1]) {
+            return wrong(format!("--peers names {} twice; name every member once", twice[0]));
+        }
+        if self.peers.len().is_multiple_of(2) || self.peers.len() > MEMBERS_MAX {
+            return wrong(format!("--peers names {} members; a group has 1, 3, 5 or {MEMBERS_MAX}", self.peers.len()));
+        }
+        let malformed = |address: &&String| {
+            address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+        };
+        if let Some(address) = self.peers.iter().find(malformed) {
+            return wrong(format!("--peers has {address:?}, which is no HOST:PORT"));
+        }
+        if !self.peers.contains(&self.advertise) {
+            return wrong(format!(
+                "--advertise {} is not in --peers {}; add it there, the same list on every member",
+                self.advertise,
+                self.peers.join(",")
+            ));
+        }
+        if self.cluster.replication == 0 || self.cluster.replication > REPLICATION_MAX {
+            return wrong(format!("--replication is 1 to {REPLICATION_MAX}"));
+        }
+        if self.cluster.expect_nodes == 0 || self.cluster.expect_nodes as usize > viewcore::state::NODES_MAX {
+            return wrong(format!("--expect-nodes is 1 to {}", viewcore::state::NODES_MAX));
+        }
+        if self.node_timeout < Duration::from_millis(100) {
+            return wrong("--node-timeout is at least 100ms".into());
+        }
+        Ok(self)
+    }
+}

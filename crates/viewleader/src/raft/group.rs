@@ -1,0 +1,262 @@
+//! One member of the group, as the rest of this crate sees it: propose, read, and watch.
+
+use super::Raft;
+use super::log::LogStore;
+use super::machine::Machine;
+use super::messages::HelloReply;
+use super::network::Network;
+use super::service::RaftService;
+use crate::Error;
+use crate::identity::{Identity, MemberId};
+use daemon::DataDirectory;
+use openraft::error::{ClientWriteError, RaftError};
+use openraft::{Config, ServerState, SnapshotPolicy};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use viewcore::{ClusterState, Command, Outcome};
+
+const HEARTBEAT_MS: u64 = 100;
+const ELECTION_MIN_MS: u64 = 500;
+const ELECTION_MAX_MS: u64 = 1000;
+/// A leader that no majority has answered for this long leads nobody: its nodes should look for another.
+const QUORUM_SILENCE_MS_MAX: u64 = 2 * ELECTION_MAX_MS;
+/// Log entries between two snapshots. A large cluster's change of view has hundreds of kilobytes.
+const SNAPSHOT_EVERY: u64 = 1000;
+/// Log entries kept behind a snapshot, for members that are a little behind.
+const LOGS_KEPT: u64 = 200;
+const SNAPSHOT_CHUNK_BYTES: u64 = 1 << 20;
+/// How long a member may take to answer a question for people.
+const HELLO_TIMEOUT: Duration = Duration::from_millis(500);
+/// Linearizable reads that wait for a round; more wait at the door.
+const BARRIER_QUEUE: usize = 1024;
+
+/// What a member needs to begin.
+pub(crate) struct GroupOptions {
+    pub(crate) directory: Arc<DataDirectory>,
+    pub(crate) identity: Identity,
+    pub(crate) name: String,
+}
+
+/// Who leads, as this member knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Leadership {
+    /// The Raft term.
+    pub(crate) raft_term: u64,
+    /// Whether this member leads, and a majority answers it.
+    pub(crate) leads: bool,
+    /// The leader's address, if there is one.
+    pub(crate) leader_address: Option<String>,
+}
+
+/// Why a proposal or a read was not done here.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum NotDone {
+    /// Another member leads, or nobody does at the moment.
+    #[error("this member does not lead the group")]
+    NotLeader,
+    /// The Raft core has ended.
+    #[error("this member is stopping: {0}")]
+    Stopped(String),
+}
+
+/// A member, for people.
+pub(crate) struct MemberFacts {
+    pub(crate) member: MemberId,
+    pub(crate) address: String,
+    /// `None`: it does not answer.
+    pub(crate) hello: Option<HelloReply>,
+}
+
+/// This member of the group. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Group {
+    pub(super) raft: Raft,
+    pub(super) identity: Identity,
+    pub(super) network: Network,
+    pub(super) admitted: Arc<AtomicBool>,
+    name: Arc<str>,
+    log: LogStore,
+    state: watch::Receiver<Arc<ClusterState>>,
+    leadership: watch::Receiver<Leadership>,
+    barrier: mpsc::Sender<oneshot::Sender<Result<(), NotDone>>>,
+    failure: watch::Receiver<Option<String>>,
+}
+
+impl Group {
+    /// Opens log and snapshot, and starts this member. It takes part once it is admitted.
+    pub(crate) async fn open(options: GroupOptions) -> Result<Group, Error> {
+        let GroupOptions { directory, identity, name } = options;
+        let (failed, failure) = watch::channel(None);
+        let log = LogStore::open(&directory.path().join("log"), move |error| {
+            failed.send_replace(Some(error.to_string()));
+        })?;
+        let machine = Machine::open(directory)?;
+        let state = machine.watch();
+        let network = Network { identity: identity.clone(), state: state.clone() };
+        let config = Config {
+            cluster_name: "viewleaders".into(),
+            heartbeat_interval: HEARTBEAT_MS,
+            election_timeout_min: ELECTION_MIN_MS,
+            election_timeout_max: ELECTION_MAX_MS,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+            max_in_snapshot_log_to_keep: LOGS_KEPT,
+            replication_lag_threshold: 2 * SNAPSHOT_EVERY,
+            snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES,
+            install_snapshot_timeout: 5000,
+            ..Config::default()
+        };
+        let config = config.validate().map_err(|error| Error::Raft(error.to_string()))?;
+        let raft = Raft::new(identity.member(), Arc::new(config), network.clone(), log.clone(), machine)
+            .await
+            .map_err(|error| Error::Raft(error.to_string()))?;
+        let (barrier, waiting) = mpsc::channel(BARRIER_QUEUE);
+        tokio::spawn(run_barriers(raft.clone(), waiting));
+        let (publish, leadership) = watch::channel(Leadership::default());
+        tokio::spawn(follow_leadership(raft.clone(), identity.clone(), publish));
+        let admitted = Arc::new(AtomicBool::new(false));
+        Ok(Group { raft, identity, network, admitted, name: name.into(), log, state, leadership, barrier, failure })
+    }
+
+    /// What this member has applied, always the newest.
+    pub(crate) fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.state.clone()
+    }
+
+    /// Who leads.
+    pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// The service that answers other members.
+    pub(crate) fn service(&self) -> RaftService {
+        RaftService {
+            identity: self.identity.clone(),
+            name: self.name.clone(),
+            raft: self.raft.clone(),
+            state: self.state.clone(),
+            admitted: self.admitted.clone(),
+        }
+    }
+
+    /// Writes a command to the group's log, and answers what applying it did. The published state then contains it.
+    ///
+    /// # Errors
+    /// [`NotDone::NotLeader`]: it may still happen if leadership was lost while it was on its way.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Outcome, NotDone> {
+        match self.raft.client_write(command).await {
+            Ok(written) => written.data.ok_or_else(|| NotDone::Stopped("a command without an outcome".into())),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(NotDone::NotLeader),
+            Err(error) => Err(NotDone::Stopped(error.to_string())),
+        }
+    }
+
+    /// Returns once everything that was committed before the call is applied here, and this member led after the call.
+    /// Calls that wait at the same time share a round.
+    ///
+    /// # Errors
+    /// [`NotDone`].
+    pub(crate) async fn read_barrier(&self) -> Result<(), NotDone> {
+        let (answer, answered) = oneshot::channel();
+        let stopped = || NotDone::Stopped("no more reads".into());
+        self.barrier.send(answer).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())?
+    }
+
+    /// All members, each asked who it is.
+    pub(crate) async fn members(&self) -> Vec<MemberFacts> {
+        let mut asking = JoinSet::new();
+        for (member, address) in self.identity.others() {
+            let mut line = self.network.line(member, address);
+            let address = address.to_owned();
+            asking.spawn(async move {
+                MemberFacts { member, address, hello: line.hello(HELLO_TIMEOUT).await.ok().map(|(_, hello)| hello) }
+            });
+        }
+        let mut members = asking.join_all().await;
+        let own = self.identity.member();
+        members.extend(self.identity.members().filter(|(member, _)| *member == own).map(|(member, address)| {
+            MemberFacts { member, address: address.to_owned(), hello: Some(self.service().hello_reply(None, true)) }
+        }));
+        members.sort_by_key(|facts| facts.member);
+        members
+    }
+
+    /// Resolves when this member can't go on: its disk failed (P2), or Raft ended.
+    pub(crate) async fn failed(&self) -> Error {
+        let mut failure = self.failure.clone();
+        let mut metrics = self.raft.metrics();
+        let raft_ended = async {
+            loop {
+                if let Err(error) = &metrics.borrow_and_update().running_state {
+                    return error.to_string();
+                }
+                if metrics.changed().await.is_err() {
+                    return "its core is gone".into();
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            Ok(line) = async { failure.wait_for(Option::is_some).await.map(|line| line.clone()) } => {
+                Error::LogFailed(line.unwrap_or_default())
+            }
+            line = raft_ended => match self.failure.borrow().clone() {
+                Some(line) => Error::LogFailed(line),
+                None => Error::Raft(line),
+            },
+        }
+    }
+
+    /// Stops taking part and closes the log.
+    pub(crate) async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "the Raft core did not end in order");
+        }
+        if let Err(error) = self.log.close() {
+            tracing::warn!(%error, "the log could not be closed in order");
+        }
+    }
+}
+
+/// One round at a time, for everybody who waited when it began.
+async fn run_barriers(raft: Raft, mut waiting: mpsc::Receiver<oneshot::Sender<Result<(), NotDone>>>) {
+    let mut round = Vec::new();
+    while waiting.recv_many(&mut round, BARRIER_QUEUE).await > 0 {
+        let outcome = match raft.ensure_linearizable().await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(_)) => Err(NotDone::NotLeader),
+            Err(error) => Err(NotDone::Stopped(error.to_string())),
+        };
+        for answer in round.drain(..) {
+            // Whoever gave up waiting needs no answer.
+            let _abandoned = answer.send(outcome.clone());
+        }
+    }
+}
+
+async fn follow_leadership(raft: Raft, identity: Identity, publish: watch::Sender<Leadership>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let now = {
+            let metrics = metrics.borrow_and_update();
+            let quorum_answers = metrics.millis_since_quorum_ack.is_none_or(|silence| silence < QUORUM_SILENCE_MS_MAX);
+            let address = |leader: MemberId| identity.members().find(|(m, _)| *m == leader).map(|(_, a)| a.to_owned());
+            Leadership {
+                raft_term: metrics.current_term,
+                leads: metrics.state == ServerState::Leader && quorum_answers,
+                leader_address: metrics.current_leader.and_then(address),
+            }
+        };
+        publish.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The state machine: [`ClusterState`], published after every step. It lives in memory; a restart begins with the last
+//! snapshot, and the log from there.
+
+use super::codec;
+use super::snapshot::{Meta, Snapshots};
+use super::{Entry, GroupTypes, LogId, StorageError};
+use crate::Error;
+use daemon::DataDirectory;
+use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+use openraft::{AnyError, BasicNode, EntryPayload, StorageIOError, StoredMembership};
+use std::io::Cursor;
+use std::sync::Arc;
+use tokio::sync::watch;
+use viewcore::{ClusterState, Outcome};
+
+/// One member's state machine.
+pub(super) struct Machine {
+    state: ClusterState,
+    applied: Option<LogId>,
+    membership: StoredMembership<u64, BasicNode>,
+    published: watch::Sender<Arc<ClusterState>>,
+    snapshots: Snapshots,
+}
+
+impl Machine {
+    /// Begins with the snapshot in `directory`, or empty if there never was one.
+    pub(super) fn open(directory: Arc<DataDirectory>) -> Result<Machine, Error> {
+        let (snapshots, last) = Snapshots::open(directory)?;
+        let (meta, state) = last.unwrap_or_default();
+        Ok(Machine {
+            published: watch::Sender::new(Arc::new(state.clone())),
+            state,
+            applied: meta.last_log_id,
+            membership: meta.last_membership,
+            snapshots,
+        })
+    }
+
+    /// The state after every step: always the newest, whoever is slow.
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.published.subscribe()
+    }
+
+    fn publish(&self) {
+        self.published.send_if_modified(|published| {
+            let changed = **published != self.state;
+            if changed {
+                *published = Arc::new(self.state.clone());
+            }
+            changed
+        });
+    }
+}
+
+impl RaftStateMachine<GroupTypes> for Machine {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership<u64, BasicNode>), StorageError> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Option<Outcome>>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let mut outcomes = Vec::new();
+        for entry in entries {
+            self.applied = Some(entry.log_id);
+            outcomes.push(match entry.payload {
+                EntryPayload::Blank => None,
+                EntryPayload::Normal(command) => Some(self.state.apply(&command)),
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    None
+                }
+            });
+        }
+        // Before the proposers hear of it, so that they find it in what is published.
+        self.publish();
+        Ok(outcomes)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let (term, index) = self.applied.map_or((0, 0), |id| (id.leader_id.term, id.index));
+        let meta = Meta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+            snapshot_id: format!("{term}-{index}"),
+        };
+        Builder { meta, state: self.state.clone(), snapshots: self.snapshots.clone() }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
+        Ok(Box::new(Cursor::new(Vec::new())))
+    }
+
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), StorageError> {
+        let data = snapshot.into_inner();
+        let state = codec::decode(&data).map_err(|error| {
+            StorageError::from(StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(&error)))
+        })?;
+        self.snapshots.store(meta.clone(), data).await?;
+        self.state = state;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.publish();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<GroupTypes>>, StorageError> {
+        Ok(self.snapshots.last().await)
+    }
+}
+
+/// Makes a snapshot of the state at one moment, while the machine goes on.
+pub(super) struct Builder {
+    meta: Meta,
+    state: ClusterState,
+    snapshots: Snapshots,
+}
+
+impl RaftSnapshotBuilder<GroupTypes> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<GroupTypes>, StorageError> {
+        let data = codec::encode(&self.state).map_err(|error| {
+            StorageError::from(StorageIOError::write_snapshot(Some(self.meta.signature()), AnyError::new(&error)))
+        })?;
+        self.snapshots.store(self.meta.clone(), data.clone()).await?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(data)) })
+    }
+}

@@ -1,0 +1,39 @@
+//! The group: openraft around [`viewcore`]. Nothing outside this folder names openraft.
+//!
+//! - [`log`]: log and vote on the write-ahead log.
+//! - [`machine`] and [`snapshot`]: the state machine, published after every step, and what a restart begins with.
+//! - [`network`] and [`service`]: the members' messages, each with who sends it, to whom, from which directory.
+//! - [`bootstrap`]: how a group begins.
+//! - [`group`]: what the rest of this crate uses.
+
+mod bootstrap;
+mod codec;
+mod group;
+mod log;
+mod machine;
+mod messages;
+mod network;
+mod service;
+mod snapshot;
+
+pub(crate) use bootstrap::found_or_join;
+pub(crate) use group::{Group, GroupOptions, Leadership, MemberFacts, NotDone};
+pub(crate) use network::channel;
+
+use viewcore::{Command, Outcome};
+
+openraft::declare_raft_types!(
+    /// What this group's Raft is made of.
+    pub(crate) GroupTypes:
+        D = Command,
+        R = Option<Outcome>,
+        NodeId = u64,
+        Node = openraft::BasicNode,
+        SnapshotData = std::io::Cursor<Vec<u8>>,
+);
+
+type Entry = openraft::Entry<GroupTypes>;
+type LogId = openraft::LogId<u64>;
+type Vote = openraft::Vote<u64>;
+type StorageError = openraft::StorageError<u64>;
+type Raft = openraft::Raft<GroupTypes>;

@@ -1,0 +1,189 @@
+//! The sending side of members' messages.
+
+use super::GroupTypes;
+use super::messages::{Envelope, Hello, HelloReply};
+use crate::identity::{DirectoryId, Identity, MemberId};
+use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
+};
+use openraft::{AnyError, BasicNode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+use types::limits::MESSAGE_BYTES_MAX;
+use viewcore::ClusterState;
+use wire::v1::RaftBody;
+use wire::v1::raft_client::RaftClient;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
+const KEEPALIVE_EVERY: Duration = Duration::from_millis(500);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two attempts to reach a member that can't be reached.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// A connection that is made when it is needed, and again when it breaks.
+///
+/// # Errors
+/// An address that is no `host:port`.
+pub(crate) fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_EVERY)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true)
+        .connect_lazy())
+}
+
+/// Speaks to all other members in this one's name.
+#[derive(Clone)]
+pub(super) struct Network {
+    pub(super) identity: Identity,
+    pub(super) state: watch::Receiver<Arc<ClusterState>>,
+}
+
+/// Speaks to one member.
+pub(super) struct Line {
+    network: Network,
+    target: MemberId,
+    client: Option<RaftClient<Channel>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoAnswer {
+    #[error("{0}")]
+    Status(Box<tonic::Status>),
+    #[error("the address can't be used")]
+    Address,
+    #[error(transparent)]
+    Codec(#[from] super::codec::CodecError),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<tonic::Status> for NoAnswer {
+    fn from(status: tonic::Status) -> NoAnswer {
+        NoAnswer::Status(Box::new(status))
+    }
+}
+
+/// The services' methods, by name.
+#[derive(Clone, Copy, Debug)]
+enum Method {
+    AppendEntries,
+    Vote,
+    InstallSnapshot,
+    Hello,
+}
+
+impl Network {
+    pub(super) fn line(&self, target: MemberId, address: &str) -> Line {
+        let client = channel(address).ok().map(|channel| {
+            RaftClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        });
+        Line { network: self.clone(), target, client }
+    }
+}
+
+impl Line {
+    async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        content: Q,
+        timeout: Duration,
+    ) -> Result<Envelope<A>, NoAnswer> {
+        let identity = &self.network.identity;
+        let cluster = self.network.state.borrow().cluster();
+        let envelope =
+            Envelope { from: identity.member(), directory: identity.directory_id(), to: self.target, content };
+        let mut request = tonic::Request::new(envelope.to_wire(cluster)?);
+        request.set_timeout(timeout);
+        let client = self.client.as_mut().ok_or(NoAnswer::Address)?;
+        let reply: RaftBody = match method {
+            Method::AppendEntries => client.append_entries(request).await?,
+            Method::Vote => client.vote(request).await?,
+            Method::InstallSnapshot => client.install_snapshot(request).await?,
+            Method::Hello => client.hello(request).await?,
+        }
+        .into_inner();
+        let reply: Envelope<A> = Envelope::from_wire(&reply)?;
+        if reply.from != self.target || reply.to != identity.member() {
+            return Err(NoAnswer::Refused(format!("member {} answered instead of {}", reply.from, self.target)));
+        }
+        Ok(reply)
+    }
+
+    /// Asks the member who it is, and from which directory it speaks.
+    pub(super) async fn hello(&mut self, timeout: Duration) -> Result<(DirectoryId, HelloReply), NoAnswer> {
+        let peers = self.network.identity.peers().to_vec();
+        let reply: Envelope<HelloReply> = self.ask(Method::Hello, Hello { peers }, timeout).await?;
+        Ok((reply.directory, reply.content))
+    }
+
+    async fn call<Q, A, E>(
+        &mut self,
+        method: Method,
+        content: Q,
+        option: RPCOption,
+    ) -> Result<A, RPCError<u64, BasicNode, RaftError<u64, E>>>
+    where
+        Q: Serialize,
+        A: DeserializeOwned,
+        E: std::error::Error + DeserializeOwned,
+    {
+        let unreachable = |error: NoAnswer| RPCError::Unreachable(Unreachable::from(AnyError::new(&error)));
+        let asked = self.ask::<Q, Result<A, RaftError<u64, E>>>(method, content, option.hard_ttl()).await;
+        let reply = asked.map_err(unreachable)?;
+        // A vote of a member that lost its directory must not count.
+        let met = self.network.identity.meet(reply.from, reply.directory);
+        met.map_err(|error| unreachable(NoAnswer::Refused(error.to_string())))?;
+        reply.content.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
+    }
+}
+
+impl RaftNetworkFactory<GroupTypes> for Network {
+    type Network = Line;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Line {
+        self.line(target, &node.addr)
+    }
+}
+
+impl RaftNetwork<GroupTypes> for Line {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<GroupTypes>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, BasicNode, RaftError<u64>>> {
+        self.call(Method::AppendEntries, rpc, option).await
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        rpc: InstallSnapshotRequest<GroupTypes>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<u64>, RPCError<u64, BasicNode, RaftError<u64, InstallSnapshotError>>> {
+        self.call(Method::InstallSnapshot, rpc, option).await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<u64>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<u64>, RPCError<u64, BasicNode, RaftError<u64>>> {
+        self.call(Method::Vote, rpc, option).await
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(RETRY_AFTER))
+    }
+}
