@@ -60,6 +60,8 @@ pub(crate) struct Context {
     queue: Queue<Happening>,
     pub(crate) network: Network,
     pub(crate) disks: Vec<Disk>,
+    /// Which nodes have a process.
+    pub(crate) up: Vec<bool>,
     /// Which node an id belongs to.
     pub(crate) places: BTreeMap<NodeId, usize>,
     pub(crate) watch: Watch,
@@ -77,6 +79,7 @@ impl Context {
             queue: Queue::new(),
             network: Network::new(plan.link),
             disks: (0..plan.nodes).map(|_| Disk::new(plan.partitions)).collect(),
+            up: vec![false; plan.nodes],
             places: BTreeMap::new(),
             watch: Watch::new(plan.nodes, plan.partitions),
             trace,

@@ -90,8 +90,7 @@ impl Group {
         }
     }
 
-    /// `is_up` says of each node whether its process runs.
-    pub(crate) fn happen(&mut self, ctx: &mut Context, what: What, is_up: &dyn Fn(usize) -> bool) {
+    pub(crate) fn happen(&mut self, ctx: &mut Context, what: What) {
         match what {
             What::NewLeader => {
                 self.leadership += 1;
@@ -112,7 +111,7 @@ impl Group {
             What::Probed { leadership, node } if leadership == self.leadership => {
                 let place = ctx.places.get(&node).copied();
                 let reached = place.is_some_and(|at| !ctx.network.is_cut(Place::Leader, Place::Node(at)));
-                let refused = reached && place.is_some_and(|at| !is_up(at));
+                let refused = reached && place.is_some_and(|at| !ctx.up[at]);
                 self.step(ctx, Event::Probed { node, refused });
             }
             What::Tick { .. } | What::Probed { .. } => {}

@@ -66,6 +66,8 @@ pub(crate) enum Process {
     Saved {
         count: usize,
     },
+    /// Try to reach a peer whose stream is down.
+    Reconnect(NodeId),
     Input(Input),
 }
 

@@ -22,6 +22,7 @@ use viewcore::{Heartbeat, Registration};
 
 const HEARTBEAT_EVERY: Micros = 50 * MS;
 const REGISTER_EVERY: Micros = 80 * MS;
+const RECONNECT_EVERY: Micros = 60 * MS;
 const FORGET_EVERY: Micros = 400 * MS;
 /// Milliseconds since 1970 when a world begins: any number that no skew makes negative.
 pub(crate) const BEGINNING_MS: u64 = 1_000_000;
@@ -119,8 +120,8 @@ impl Node {
             Ok(recovered) => recovered,
             Err(error) => return ctx.watch.violated("recovery", format!("node {}: {error}", self.place)),
         };
-        let now = ctx.now;
-        let place = self.place;
+        let (now, place) = (ctx.now, self.place);
+        ctx.up[place] = true;
         ctx.trace.note(now, &[2, place as u64, start], || format!("node {place}: start {start}"));
         self.process = Some(Running {
             start,
@@ -148,6 +149,7 @@ impl Node {
     pub(crate) fn crash(&mut self, ctx: &mut Context) {
         let Some(process) = self.process.take() else { return };
         self.paused = false;
+        ctx.up[self.place] = false;
         let disk = &mut ctx.disks[self.place];
         let lost = disk.crash(&mut ctx.random);
         ctx.counts.crashes += 1;
@@ -238,6 +240,16 @@ impl Node {
                 process.saving = false;
                 ctx.disks[self.place].save(count);
                 self.take(ctx, Input::Saved);
+            }
+            Process::Reconnect(peer) => {
+                let there = ctx.places.get(&peer).copied().filter(|at| ctx.up[*at]).map(Place::Node);
+                let here = Place::Node(self.place);
+                match there {
+                    Some(there) if !ctx.network.is_cut(here, there) && !ctx.network.is_cut(there, here) => {
+                        self.take(ctx, Input::PeerUp(peer));
+                    }
+                    _ => ctx.process(RECONNECT_EVERY, self.place, start, Process::Reconnect(peer)),
+                }
             }
             Process::Input(input) => self.take(ctx, input),
         }
@@ -374,6 +386,10 @@ impl Node {
                 }
             }
             Input::PeerDown(peer) => {
+                if let Some(start) = self.start_number() {
+                    let delay = ctx.between(MS, RECONNECT_EVERY);
+                    ctx.process(delay, self.place, start, Process::Reconnect(peer));
+                }
                 for partition in (0..ctx.plan.partitions).map(PartitionId) {
                     one(self, ctx, partition, Event::PeerDown { peer });
                 }

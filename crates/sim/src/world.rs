@@ -103,7 +103,7 @@ impl World {
                 // One leader at a time.
                 let again = matches!(what, crate::happening::Group::NewLeader) && group.has_leader();
                 if !again {
-                    group.happen(ctx, what, &|node| nodes[node].is_up());
+                    group.happen(ctx, what);
                 }
             }
             Happening::Request { node, request } => nodes[node].request(ctx, request),
