@@ -16,7 +16,7 @@
 //!   random id and its segment's number, so a frame from a recycled file's earlier life is never taken for one of this.
 //! - At most one frame is not yet durable, and it is the last. So a bad frame with *any* later frame of this log after
 //!   it is damage; a bad frame with nothing after it is a torn tail, was never acknowledged, and is cut.
-//! - Frames begin at sectors of their own: no sector that holds an acknowledged byte is written again.
+//! - Frames begin at sectors of their own: no sector that holds an acknowledged byte ever gets other content.
 //! - A segment has its full length, its header and its directory entry durable before its first frame is written. So a
 //!   file shorter than its header says was cut later, and a bad header is never the work of a crash.
 //! - Every frame names the lowest segment still needed; segments below are removed, in order, only after such a frame

@@ -3,8 +3,8 @@
 //! The frames' numbers go on without holes through all segments. Where the next number is not found, the log ends,
 //! if nothing of it lies behind: the rest of the segment and all later segments are searched, sector by sector, for the
 //! header of a later frame. One suffices as evidence, even if its own payload is damaged: frame n + 1 is written only
-//! after frame n is durable. A torn frame that was cut may stay in front of its replacement, if that did not fit into
-//! the same segment; the numbers tell.
+//! after frame n is durable. What is left of a torn frame that was cut can stay behind when its replacement goes into
+//! another segment, being longer or shorter; its number is then not the next one, and it is passed over.
 
 use crate::files::{File, Files};
 use crate::format::{self, FIRST_FRAME_OFFSET, FRAME_HEADER_BYTES, FrameHeader, SECTOR_BYTES};
@@ -154,8 +154,8 @@ struct Last {
 enum Frame {
     /// The next frame, sound; its records went to the sink.
     Delivered(FrameHeader),
-    /// A frame of this log, but not the next: its number.
-    OutOfOrder(u64),
+    /// A later frame than the next: its number.
+    TooEarly(u64),
     /// No sound frame; what is wrong, if one seems to have begun.
     None(Option<String>),
 }
@@ -188,7 +188,7 @@ impl Scan<'_> {
                     self.last = Some(Last { segment: segment.number, offset, header });
                     offset += format::frame_bytes(header.payload_bytes as usize);
                 }
-                Frame::OutOfOrder(number) => return Err(self.gap(segment, stop.take(), offset, None, offset, number)),
+                Frame::TooEarly(number) => return Err(self.gap(segment, stop.take(), offset, None, offset, number)),
                 Frame::None(what) => break what,
             }
         };
@@ -209,8 +209,11 @@ impl Scan<'_> {
         if !self.is_of_this_life(&header, segment) {
             return Ok(Frame::None(None));
         }
-        if self.next_frame.is_some_and(|next| header.number != next) {
-            return Ok(Frame::OutOfOrder(header.number));
+        match self.next_frame {
+            Some(next) if header.number > next => return Ok(Frame::TooEarly(header.number)),
+            // Torn when it was written, cut, and its number given to a shorter frame that fitted the segment before.
+            Some(next) if header.number < next => return Ok(Frame::None(None)),
+            _ => {}
         }
         let payload_offset = offset + FRAME_HEADER_BYTES as u64;
         let payload_bytes = header.payload_bytes as usize;

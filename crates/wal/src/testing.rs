@@ -62,6 +62,7 @@ struct Disk {
     /// Directory changes since the last sync of their directory, in order.
     pending: Vec<Change>,
     steps: u64,
+    counts: BTreeMap<Operation, u64>,
     /// The power goes off at this step.
     power_off_at: Option<u64>,
     /// The next operation of this kind, after this many others, fails so.
@@ -96,6 +97,11 @@ impl SimFiles {
     /// How many steps were taken so far: operations that change something.
     pub fn steps(&self) -> u64 {
         self.lock().steps
+    }
+
+    /// How many operations of this kind were begun so far.
+    pub fn count(&self, operation: Operation) -> u64 {
+        self.lock().counts.get(&operation).copied().unwrap_or(0)
     }
 
     /// The power goes off at step number `step`, counted from 0 over the disk's life: that operation and all after it fail.
@@ -209,6 +215,7 @@ impl Disk {
     fn step(&mut self, operation: Operation) -> io::Result<()> {
         let step = self.steps;
         self.steps += 1;
+        *self.counts.entry(operation).or_default() += 1;
         if self.power_off_at.is_some_and(|off| step >= off) {
             return Err(io::Error::other("the power is off"));
         }

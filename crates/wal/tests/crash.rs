@@ -216,8 +216,6 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
     /// Guards against combinations that nobody thought of, with the helper thread and without, over several lives with
     /// other sizes each.
     #[test]
