@@ -5,7 +5,7 @@ use crate::message::{Body, Message};
 use crate::persist::PersistRecord;
 use crate::replica::Replica;
 use std::collections::VecDeque;
-use types::{NodeId, Seq, Term};
+use types::{Generation, NodeId, Seq, Term};
 
 /// What happens once something is on disk (P2).
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(crate) enum Waiting {
     OwnSeal(Term),
     /// A message may leave.
     Send { to: NodeId, message: Message },
+    /// P5: the data of a generation that has ended may go.
+    Delete(Generation),
 }
 
 /// What was asked of the disk, and what waits for it.
@@ -57,6 +59,15 @@ impl Replica {
         }
     }
 
+    /// P5: lets a generation's data go, once it is on disk that the generation has ended.
+    pub(crate) fn delete_when_persisted(&mut self, generation: Generation, effects: &mut Vec<Effect>) {
+        if self.disk.persisted >= self.disk.last_index {
+            effects.push(Effect::DeleteData { generation });
+        } else {
+            self.disk.waiting.push_back((self.disk.last_index, Waiting::Delete(generation)));
+        }
+    }
+
     /// The promise that a takeover begins with counts as this node's own seal once it is on disk.
     pub(crate) fn await_own_seal(&mut self, term: Term, effects: &mut Vec<Effect>) {
         if self.disk.persisted >= self.disk.last_index {
@@ -73,6 +84,7 @@ impl Replica {
             match waiting {
                 Waiting::Log(seq) => self.disk.durable = self.disk.durable.max(seq),
                 Waiting::OwnSeal(term) => self.on_own_seal(term, effects),
+                Waiting::Delete(generation) => effects.push(Effect::DeleteData { generation }),
                 Waiting::Send { to, message } => {
                     // One answer covers those before it.
                     let covered = self.disk.waiting.front().is_some_and(|(index, next)| {

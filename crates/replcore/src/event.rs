@@ -66,10 +66,10 @@ pub enum Event {
         /// The user's key.
         key: Bytes,
     },
-    /// Nobody waits for this answer any more: answer *unknown* if it was appended, or not done.
+    /// Nobody waits for these answers any more: answer *unknown* where it was appended, else not done.
     Expire {
-        /// Whose time is over.
-        token: Token,
+        /// Whose time is over; those that are not open here are passed over.
+        tokens: Vec<Token>,
     },
     /// Nothing more is at hand: what has gathered leaves now, as few messages and one log record. Sent to every replica
     /// that had an event since its last flush.
@@ -88,11 +88,15 @@ pub enum Event {
     },
     /// The state holds what [`Replica::take_apply`](crate::Replica::take_apply) gave, though perhaps not on disk.
     Applied {
+        /// Which life of the partition; of another than the present one it is ignored.
+        generation: Generation,
         /// What it gave as `through`.
         through: EntryId,
     },
     /// The state is on disk through here: the log may be trimmed that far.
     Checkpointed {
+        /// Which life of the partition; of another than the present one it is ignored.
+        generation: Generation,
         /// Everything up to here.
         through: Seq,
     },
@@ -164,7 +168,7 @@ pub enum Effect {
         /// The term it serves in.
         term: Option<Term>,
     },
-    /// P5: this generation's data may go.
+    /// P5: this generation's data may go. What says so is on disk. Repeated after a restart.
     DeleteData {
         /// Which life of the partition.
         generation: Generation,
@@ -230,6 +234,8 @@ pub struct Settings {
     pub window_bytes_max: usize,
     /// Appended and not yet committed: above this, new mutations are refused as overloaded.
     pub uncommitted_bytes_max: usize,
+    /// Reads that wait for their round: above this, requests are refused as overloaded.
+    pub reads_waiting_max: usize,
     /// Ticks without an answer before something is sent again; doubles up to sixteen times this.
     pub resend_ticks: u32,
     /// Ticks without progress before the primary reports that it is stuck, and between two such reports.
@@ -242,6 +248,7 @@ impl Default for Settings {
             message_bytes_max: 1 << 20,
             window_bytes_max: 8 << 20,
             uncommitted_bytes_max: 64 << 20,
+            reads_waiting_max: 100_000,
             resend_ticks: 5,
             stuck_ticks: 50,
         }

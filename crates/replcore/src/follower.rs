@@ -39,7 +39,9 @@ impl Replica {
         }
         // P10: after the match, and never beyond what this message is known to match.
         self.commit_through(committed.min(end));
-        self.held_by_all = self.held_by_all.max(held_by_all.min(end));
+        if self.configuration.as_ref().is_some_and(|c| c.term == term) {
+            self.held_by_all = self.held_by_all.max(held_by_all.min(end));
+        }
         // P2, P7: "my durable log equals yours of this term through `end`".
         self.send_when_persisted(from, Message { term, body: Body::Prepared { seq: end } }, effects);
     }

@@ -49,6 +49,8 @@ mod takeover;
 mod views;
 
 #[cfg(test)]
+mod attacks;
+#[cfg(test)]
 mod tests;
 
 pub use event::{Answer, Apply, Effect, Event, PersistIndex, Proposal, Settings, State, StateDamaged, Token};

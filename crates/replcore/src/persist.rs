@@ -239,6 +239,11 @@ impl Recovery {
     /// [`MalformedRecord`] where log and state do not meet: something between them is lost.
     pub fn finish(mut self, applied: EntryId, requests: Vec<(Bytes, Bytes)>) -> Result<Recovered, MalformedRecord> {
         let Base { trim, .. } = self.base;
+        if self.base.standing != Standing::Member {
+            // Log and state of a replica that takes no part say nothing, whatever a crash left of them.
+            let base = Base { committed: trim.seq, ..self.base };
+            return Ok(Recovered { base, log: Vec::new(), applied: trim, requests: Vec::new() });
+        }
         let end = self.log.last().map_or(trim, |entry| entry.id);
         let apart = |what: &str| {
             Err(bad(format!(

@@ -5,6 +5,7 @@ use crate::message::Body;
 use crate::persist::PersistRecord;
 use crate::reads::{Reads, Waiting};
 use crate::replica::{Replica, Role, user};
+use rustc_hash::FxHashSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use types::{
@@ -56,12 +57,42 @@ struct Follower {
     in_flight: VecDeque<InFlight>,
     /// The `committed` it was last sent.
     told: Seq,
-    /// Ticks since it last answered while it owed an answer.
-    silent_ticks: u32,
-    /// Silence after which things are sent again; doubles while it stays silent.
-    patience_ticks: u32,
+    /// While it owes an answer to entries.
+    entries: Patience,
+    /// While it owes an answer to a round of reads.
+    rounds: Patience,
     /// Needs entries that are trimmed here: it waits for a snapshot, which this version does not send.
     out_of_reach: bool,
+}
+
+/// How long an answer is waited for before something is sent again.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    silent_ticks: u32,
+    /// Doubles with each repetition, up to sixteen times the first.
+    patience_ticks: u32,
+    first_ticks: u32,
+}
+
+impl Patience {
+    fn new(first_ticks: u32) -> Patience {
+        Patience { silent_ticks: 0, patience_ticks: first_ticks, first_ticks }
+    }
+
+    fn answered(&mut self) {
+        *self = Patience::new(self.first_ticks);
+    }
+
+    /// Another tick of silence: whether it is time to send again.
+    fn tick(&mut self) -> bool {
+        self.silent_ticks += 1;
+        let over = self.silent_ticks >= self.patience_ticks;
+        if over {
+            self.silent_ticks = 0;
+            self.patience_ticks = (self.patience_ticks * 2).min(self.first_ticks * 16);
+        }
+        over
+    }
 }
 
 #[derive(Debug)]
@@ -80,15 +111,10 @@ impl Follower {
             next,
             in_flight: VecDeque::new(),
             told: Seq(0),
-            silent_ticks: 0,
-            patience_ticks,
+            entries: Patience::new(patience_ticks),
+            rounds: Patience::new(patience_ticks),
             out_of_reach: false,
         }
-    }
-
-    fn answered(&mut self, patience_ticks: u32) {
-        self.silent_ticks = 0;
-        self.patience_ticks = patience_ticks;
     }
 
     /// What was sent may be lost: go on from the oldest that is not answered.
@@ -109,14 +135,17 @@ impl Primary {
         self.serving
     }
 
-    /// Something that waited has moved.
-    pub(crate) fn moved(&mut self) {
-        self.still_ticks = 0;
+    /// Reads were confirmed. Where writes wait too, only they count: their disks may hang while peers still answer.
+    pub(crate) fn reads_moved(&mut self, committed: Seq) {
+        if committed >= self.flushed {
+            self.still_ticks = 0;
+        }
     }
 
-    pub(crate) fn heard_from(&mut self, node: NodeId, patience_ticks: u32) {
+    /// A node has answered the latest round.
+    pub(crate) fn round_answered(&mut self, node: NodeId) {
         if let Some(follower) = self.followers.iter_mut().find(|f| f.node == node) {
-            follower.answered(patience_ticks);
+            follower.rounds.answered();
         }
     }
 
@@ -132,8 +161,9 @@ impl Primary {
 
     pub(crate) fn behind(&self, replica: &Replica) -> Vec<NodeId> {
         let silent = |f: &&Follower| {
-            let owes = f.matched < replica.committed;
-            f.out_of_reach || owes && (replica.down.contains(&f.node) || f.silent_ticks > 0)
+            let moving = f.matched > Seq(0) && f.next > replica.committed && f.entries.silent_ticks == 0;
+            let owes = f.matched < replica.committed && (!moving || replica.down.contains(&f.node));
+            f.out_of_reach || owes
         };
         self.followers.iter().filter(silent).map(|f| f.node).collect()
     }
@@ -169,8 +199,9 @@ impl Replica {
     pub(crate) fn follow_configuration(&mut self, effects: &mut Vec<Effect>) {
         let Some(configuration) = self.configuration.clone() else { return };
         // A newcomer is sent the last entry first: its answer tells where its log ends.
-        let (me, next, patience) = (self.me, self.log.last().seq, self.settings.resend_ticks);
+        let (me, patience) = (self.me, self.settings.resend_ticks);
         let Role::Primary(primary) = &mut self.role else { return };
+        let next = primary.flushed;
         if primary.term != configuration.term {
             return;
         }
@@ -197,9 +228,7 @@ impl Replica {
             let answer = if left { Answer::Error(ErrorCode::Unknown) } else { refusal.clone() };
             Self::reply(write.token, answer, effects);
         }
-        for token in primary.reads.into_tokens() {
-            Self::reply(token, refusal.clone(), effects);
-        }
+        primary.reads.refuse(&refusal, effects);
         if primary.serving {
             effects.push(Effect::Serving { term: None });
         }
@@ -244,7 +273,9 @@ impl Replica {
         if proposal.stamp < self.requests.refused_before() {
             return Self::reply(token, Answer::Error(ErrorCode::StampTooOld), effects);
         }
-        if primary.uncommitted_bytes > self.settings.uncommitted_bytes_max {
+        if primary.uncommitted_bytes > self.settings.uncommitted_bytes_max
+            || primary.reads.len() >= self.settings.reads_waiting_max
+        {
             return Self::reply(token, Answer::Error(ErrorCode::Overloaded), effects);
         }
         // P12: judged against everything appended, in append order.
@@ -301,15 +332,18 @@ impl Replica {
         }
     }
 
-    pub(crate) fn on_expire(&mut self, token: Token, effects: &mut Vec<Effect>) {
+    pub(crate) fn on_expire(&mut self, tokens: Vec<Token>, effects: &mut Vec<Effect>) {
         let Role::Primary(primary) = &mut self.role else { return };
-        if let Some(index) = primary.writes.iter().position(|write| write.token == token) {
-            primary.writes.remove(index);
-            // P29: it is appended, so it may still happen.
-            Self::reply(token, Answer::Error(ErrorCode::Unknown), effects);
-        } else if primary.reads.remove(token) {
-            Self::reply(token, Answer::Error(ErrorCode::DeadlineExceeded), effects);
-        }
+        let expired: FxHashSet<Token> = tokens.into_iter().collect();
+        primary.writes.retain(|write| {
+            let over = expired.contains(&write.token);
+            if over {
+                // P29: it is appended, so it may still happen.
+                Self::reply(write.token, Answer::Error(ErrorCode::Unknown), effects);
+            }
+            !over
+        });
+        primary.reads.expire(&expired, effects);
     }
 
     // ------------------------------------------------------------------------------------------------ replication
@@ -332,7 +366,8 @@ impl Replica {
         let held = self.held_by_all();
         let Role::Primary(primary) = &mut self.role else { return };
         let (settings, committed, log, down) = (self.settings, self.committed, &self.log, &self.down);
-        let last = log.last().seq;
+        // P11: what is not given to the own disk has not left, and may still be taken back.
+        let last = primary.flushed;
         for follower in &mut primary.followers {
             if follower.out_of_reach || down.contains(&follower.node) {
                 continue;
@@ -359,7 +394,10 @@ impl Replica {
     /// Through here every replica and the learner have the log on disk.
     fn held_by_all(&mut self) -> Seq {
         let own = self.durable();
-        if let Role::Primary(primary) = &self.role {
+        // Before the activation, members of the prior configuration may still need the log.
+        if let Role::Primary(primary) = &self.role
+            && primary.activated
+        {
             let least = primary.followers.iter().map(|f| f.matched).min().unwrap_or(own).min(own);
             self.held_by_all = self.held_by_all.max(least);
         }
@@ -367,18 +405,17 @@ impl Replica {
     }
 
     pub(crate) fn on_prepared(&mut self, from: NodeId, term: Term, seq: Seq, effects: &mut Vec<Effect>) {
-        let patience = self.settings.resend_ticks;
-        let last = self.log.last().seq;
         let Role::Primary(primary) = &mut self.role else { return };
         // P8, P9: only of this term; distinct nodes; never beyond what was sent.
-        if primary.term != term || seq > last {
+        if primary.term != term || seq > primary.flushed {
             return;
         }
         let Some(follower) = primary.followers.iter_mut().find(|f| f.node == from) else { return };
-        follower.answered(patience);
+        follower.out_of_reach = false;
         if seq <= follower.matched {
             return;
         }
+        follower.entries.answered();
         follower.matched = seq;
         follower.next = follower.next.max(seq.next());
         while follower.in_flight.pop_front_if(|sent| sent.end <= seq).is_some() {}
@@ -386,24 +423,30 @@ impl Replica {
     }
 
     pub(crate) fn on_mismatch(&mut self, from: NodeId, term: Term, last: EntryId, committed: Seq) {
-        let patience = self.settings.resend_ticks;
         let Role::Primary(primary) = &mut self.role else { return };
         if primary.term != term {
             return;
         }
-        let log = &self.log;
+        let (log, flushed) = (&self.log, primary.flushed);
         let Some(follower) = primary.followers.iter_mut().find(|f| f.node == from) else { return };
-        follower.answered(patience);
-        // Said before the answer that matched: an entry that is on its disk does not leave it.
-        if last.seq < follower.matched {
-            return;
-        }
-        follower.in_flight.clear();
         // P7: go on from the end of its log where we have that entry, else from what it holds as committed: that is
         // ours too. Below our trim point every replica has everything.
         let known = if log.holds(last) { last.seq } else { committed };
+        if last.seq < follower.matched {
+            if follower.votes {
+                return; // said before the answer that matched: what is on its disk does not leave it
+            }
+            // A learner that was sent away and named again within the term begins anew (P18).
+            follower.matched = known;
+        }
         follower.out_of_reach = last.seq < log.trim().seq;
-        follower.next = known.max(follower.matched).max(log.trim().seq).min(log.last().seq).next();
+        let next = known.max(follower.matched).max(log.trim().seq).min(flushed).next();
+        if follower.in_flight.front().is_some_and(|oldest| oldest.first == next) {
+            return; // each message behind a lost one says this again
+        }
+        follower.entries.answered();
+        follower.in_flight.clear();
+        follower.next = next;
     }
 
     /// P9: what a majority of the replicas has on disk is committed, and everything before it.
@@ -450,10 +493,11 @@ impl Replica {
     // ------------------------------------------------------------------------------------------------ repetition
 
     pub(crate) fn primary_peer_up(&mut self, peer: NodeId, effects: &mut Vec<Effect>) {
-        let patience = self.settings.resend_ticks;
         let Role::Primary(primary) = &mut self.role else { return };
         let Some(follower) = primary.followers.iter_mut().find(|f| f.node == peer) else { return };
-        follower.answered(patience);
+        follower.entries.answered();
+        follower.rounds.answered();
+        follower.out_of_reach = false;
         follower.rewind();
         // P10: what the broken stream was told may not have arrived.
         follower.told = Seq(0);
@@ -466,9 +510,9 @@ impl Replica {
 
     pub(crate) fn tick_primary(&mut self, effects: &mut Vec<Effect>) {
         let settings = self.settings;
-        let last = self.log.last().seq;
         let held = self.held_by_all();
         let Role::Primary(primary) = &mut self.role else { return };
+        let last = primary.flushed;
         let (term, committed) = (primary.term, self.committed);
         let mut confirm = Vec::new();
         for follower in &mut primary.followers {
@@ -477,15 +521,14 @@ impl Replica {
             }
             let mut probe = false;
             let open_round = if follower.votes { primary.reads.open_round(follower.node) } else { None };
-            if follower.matched < last || open_round.is_some() {
-                follower.silent_ticks += 1;
-                if follower.silent_ticks >= follower.patience_ticks {
-                    follower.silent_ticks = 0;
-                    follower.patience_ticks = (follower.patience_ticks * 2).min(settings.resend_ticks * 16);
-                    follower.rewind();
-                    confirm.extend(open_round.map(|nonce| (follower.node, nonce)));
-                    probe = follower.matched < last && follower.next > last;
-                }
+            if follower.matched < last && follower.entries.tick() {
+                follower.rewind();
+                probe = follower.next > last;
+            }
+            if let Some(nonce) = open_round
+                && follower.rounds.tick()
+            {
+                confirm.push((follower.node, nonce));
             }
             // P10: an idle primary says once what is committed.
             let idle = follower.matched >= last && follower.told < committed;
@@ -501,7 +544,10 @@ impl Replica {
         primary.still_ticks = if waits { primary.still_ticks + 1 } else { 0 };
         if primary.still_ticks > 0 && primary.still_ticks.is_multiple_of(settings.stuck_ticks) {
             // P19.
-            let silent = primary.followers.iter().filter(|f| f.votes && f.matched < last);
+            let silent = primary
+                .followers
+                .iter()
+                .filter(|f| f.votes && (f.matched < last || primary.reads.open_round(f.node).is_some()));
             effects.push(Effect::ReportStuck { term, unreachable: silent.map(|f| f.node).collect() });
         }
         if !primary.activated && primary.still_ticks.is_multiple_of(settings.resend_ticks) {

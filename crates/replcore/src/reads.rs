@@ -8,7 +8,7 @@ use crate::event::{Answer, Effect, State, Token};
 use crate::message::Body;
 use crate::replica::{Replica, Role, user};
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 use types::{ErrorCode, NodeId, Seq, Term};
 
@@ -31,6 +31,15 @@ impl Waiting {
     pub(crate) fn settled(token: Token, answer: Answer, seen: Seq) -> Waiting {
         Waiting { token, what: What::Settled { answer, seen } }
     }
+
+    /// Answers with `refusal`, unless the request is known to be appended: then its outcome is unknown (P29).
+    fn give_up(&self, refusal: Answer, effects: &mut Vec<Effect>) {
+        let answer = match &self.what {
+            What::Settled { answer: Answer::Written { .. }, .. } => Answer::Error(ErrorCode::Unknown),
+            _ => refusal,
+        };
+        Replica::reply(self.token, answer, effects);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -43,16 +52,21 @@ pub(crate) struct Reads {
     /// The latest round that each node has answered.
     answered: FxHashMap<NodeId, u64>,
     /// Confirmed, but not everything they saw is committed yet.
-    uncommitted: Vec<(Token, Answer, Seq)>,
+    uncommitted: Vec<Waiting>,
+    /// What was committed when `uncommitted` was last looked through.
+    looked_at: Seq,
+    /// All of the above.
+    waiting: usize,
 }
 
 impl Reads {
     pub(crate) fn arrive(&mut self, waiting: Waiting) {
         self.fresh.push(waiting);
+        self.waiting += 1;
     }
 
     pub(crate) fn any(&self) -> bool {
-        !self.fresh.is_empty() || !self.rounds.is_empty() || !self.uncommitted.is_empty()
+        self.waiting > 0
     }
 
     /// The latest round, if this node owes an answer to it.
@@ -61,22 +75,38 @@ impl Reads {
         (self.answered.get(&node).copied().unwrap_or(0) < *nonce).then_some(*nonce)
     }
 
-    pub(crate) fn remove(&mut self, token: Token) -> bool {
-        let before = self.len();
-        self.fresh.retain(|w| w.token != token);
-        self.rounds.iter_mut().for_each(|(_, waiting)| waiting.retain(|w| w.token != token));
-        self.uncommitted.retain(|(t, ..)| *t != token);
-        self.len() < before
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting
     }
 
-    fn len(&self) -> usize {
-        self.fresh.len() + self.rounds.iter().map(|(_, w)| w.len()).sum::<usize>() + self.uncommitted.len()
+    /// Nobody waits for these any more.
+    pub(crate) fn expire(&mut self, tokens: &FxHashSet<Token>, effects: &mut Vec<Effect>) {
+        let mut take = |waiting: &mut Vec<Waiting>| {
+            waiting.retain(|w| {
+                let over = tokens.contains(&w.token);
+                if over {
+                    w.give_up(Answer::Error(ErrorCode::DeadlineExceeded), effects);
+                }
+                !over
+            });
+        };
+        take(&mut self.fresh);
+        take(&mut self.uncommitted);
+        self.rounds.iter_mut().for_each(|(_, waiting)| take(waiting));
+        self.rounds.retain(|(_, waiting)| !waiting.is_empty());
+        self.recount();
     }
 
-    pub(crate) fn into_tokens(self) -> impl Iterator<Item = Token> {
+    /// The term is over.
+    pub(crate) fn refuse(self, refusal: &Answer, effects: &mut Vec<Effect>) {
         let rounds = self.rounds.into_iter().flat_map(|(_, waiting)| waiting);
-        let uncommitted = self.uncommitted.into_iter().map(|(token, ..)| token);
-        rounds.chain(self.fresh).map(|w| w.token).chain(uncommitted)
+        rounds.chain(self.fresh).chain(self.uncommitted).for_each(|w| w.give_up(refusal.clone(), effects));
+    }
+
+    fn recount(&mut self) {
+        let in_rounds: usize = self.rounds.iter().map(|(_, waiting)| waiting.len()).sum();
+        self.waiting = self.fresh.len() + in_rounds + self.uncommitted.len();
     }
 
     /// Everything whose round `needed` other nodes among `members` have answered.
@@ -96,6 +126,9 @@ impl Reads {
 impl Replica {
     pub(crate) fn on_read(&mut self, token: Token, key: Bytes, effects: &mut Vec<Effect>) {
         match &mut self.role {
+            Role::Primary(primary) if primary.reads.len() >= self.settings.reads_waiting_max => {
+                Self::reply(token, Answer::Error(ErrorCode::Overloaded), effects);
+            }
             Role::Primary(primary) if primary.serving() => {
                 primary.reads.arrive(Waiting { token, what: What::Value(key) });
             }
@@ -120,53 +153,58 @@ impl Replica {
     }
 
     pub(crate) fn on_confirmed(&mut self, from: NodeId, term: Term, nonce: u64) {
-        let patience_ticks = self.settings.resend_ticks;
         let Role::Primary(primary) = &mut self.role else { return };
         if primary.term() == term && nonce <= primary.reads.nonce {
-            primary.heard_from(from, patience_ticks);
             let answered = primary.reads.answered.entry(from).or_default();
             *answered = nonce.max(*answered);
+            if primary.reads.open_round(from).is_none() {
+                primary.round_answered(from);
+            }
         }
     }
 
     /// Answers what is confirmed and committed. The own promise is still the term, or the role would be gone (P8, P17).
     pub(crate) fn answer_reads(&mut self, state: &dyn State, effects: &mut Vec<Effect>) {
         let (Role::Primary(primary), Some(configuration)) = (&mut self.role, &self.configuration) else { return };
-        if primary.reads.rounds.is_empty() && primary.reads.uncommitted.is_empty() {
+        let reads = &primary.reads;
+        if reads.rounds.is_empty() && (reads.uncommitted.is_empty() || reads.looked_at == self.committed) {
             return;
         }
         let replicas = &configuration.replicas;
         let confirmed = primary.reads.confirmed(replicas, replicas.len() / 2);
-        if !confirmed.is_empty() {
-            primary.moved();
-        }
         let committed = self.committed;
-        primary.reads.uncommitted.retain(|(token, answer, seen)| {
-            let settled = *seen <= committed;
-            if settled {
-                Self::reply(*token, answer.clone(), effects);
-            }
-            !settled
-        });
-        for Waiting { token, what } in confirmed {
-            match what {
-                What::Value(key) => {
-                    let answer = match self.committed_record(&user(&key), state, effects) {
-                        Some(Some(record)) => Answer::Found(record),
-                        Some(None) => Answer::NotFound,
-                        None => Answer::Error(ErrorCode::Damaged),
-                    };
-                    Self::reply(token, answer, effects);
+        if !confirmed.is_empty() {
+            primary.reads_moved(committed);
+        }
+        let mut settled = confirmed;
+        let reads = &mut primary.reads;
+        if reads.looked_at < committed && !reads.uncommitted.is_empty() {
+            settled.append(&mut reads.uncommitted);
+        }
+        reads.looked_at = committed;
+        let mut early = Vec::new();
+        for waiting in settled {
+            let answer = match &waiting.what {
+                What::Value(key) => match self.committed_record(&user(key), state, effects) {
+                    Some(Some(record)) => Answer::Found(record),
+                    Some(None) => Answer::NotFound,
+                    None => Answer::Error(ErrorCode::Damaged),
+                },
+                What::Settled { seen, .. } if *seen > committed => {
+                    early.push(waiting);
+                    continue;
                 }
-                What::Settled { answer, seen } if seen <= committed => Self::reply(token, answer, effects),
-                What::Settled { answer, seen } => {
-                    if let Role::Primary(primary) = &mut self.role {
-                        primary.reads.uncommitted.push((token, answer, seen));
-                    } else {
-                        Self::reply(token, Answer::Error(ErrorCode::Damaged), effects);
-                    }
-                }
+                What::Settled { answer, .. } => answer.clone(),
+            };
+            Self::reply(waiting.token, answer, effects);
+        }
+        match &mut self.role {
+            Role::Primary(primary) => {
+                primary.reads.uncommitted.append(&mut early);
+                primary.reads.recount();
             }
+            // The state turned out to be damaged on the way.
+            _ => early.iter().for_each(|w| w.give_up(Answer::Error(ErrorCode::Damaged), effects)),
         }
     }
 }

@@ -40,6 +40,9 @@ pub struct Replica {
     /// The state is on disk through here.
     pub(crate) checkpointed: Seq,
 
+    /// The last generation whose data was let go.
+    pub(crate) deleted: Generation,
+
     pub(crate) view_epoch: Epoch,
     pub(crate) configuration: Option<Arc<Configuration>>,
     /// The highest term whose takeover began here.
@@ -111,6 +114,7 @@ impl Replica {
             applied,
             applying: None,
             checkpointed: base.trim.seq,
+            deleted: Generation(0),
             view_epoch: Epoch(0),
             configuration: None,
             began: Term(0),
@@ -138,7 +142,7 @@ impl Replica {
             Event::Persisted { through } => self.on_persisted(through, effects),
             Event::Mutate { token, proposal } => self.on_mutate(token, &proposal, state, effects),
             Event::Read { token, key } => self.on_read(token, key, effects),
-            Event::Expire { token } => self.on_expire(token, effects),
+            Event::Expire { tokens } => self.on_expire(tokens, effects),
             Event::Flush => self.flush_primary(effects),
             Event::Tick => self.on_tick(effects),
             Event::PeerUp { peer } => self.on_peer_up(peer, effects),
@@ -147,8 +151,8 @@ impl Replica {
                     self.down.push(peer);
                 }
             }
-            Event::Applied { through } => self.on_applied(through),
-            Event::Checkpointed { through } => self.on_checkpointed(through),
+            Event::Applied { generation, through } => self.on_applied(generation, through),
+            Event::Checkpointed { generation, through } => self.on_checkpointed(generation, through),
             Event::WriteBase => self.persist(PersistRecord::Base(self.base()), effects),
             Event::ActivationAnswered { term, accepted } => self.on_activation(term, accepted, effects),
             Event::Forget { before } => self.on_forget(before),
@@ -221,6 +225,8 @@ impl Replica {
         }
         self.requests.take_back(from);
         self.clamp_waiting(from.before());
+        // What is to come in its place is held by nobody yet.
+        self.held_by_all = self.held_by_all.min(from.before());
     }
 
     /// Moves `committed` forward, at most to the end of the log.
@@ -234,8 +240,8 @@ impl Replica {
         true
     }
 
-    fn on_applied(&mut self, through: EntryId) {
-        if self.applying != Some(through) {
+    fn on_applied(&mut self, generation: Generation, through: EntryId) {
+        if generation != self.generation || self.applying != Some(through) {
             return; // of a generation that ended meanwhile
         }
         self.applying = None;
@@ -243,7 +249,10 @@ impl Replica {
         self.overlay.applied(through.seq);
     }
 
-    fn on_checkpointed(&mut self, through: Seq) {
+    fn on_checkpointed(&mut self, generation: Generation, through: Seq) {
+        if generation != self.generation {
+            return;
+        }
         self.checkpointed = self.checkpointed.max(through.min(self.applied.seq));
         // The log stays for whoever lacks it.
         self.log.trim_to(self.checkpointed.min(self.held_by_all).min(self.committed));

@@ -26,9 +26,16 @@ struct Fetching {
     last: EntryId,
     /// The own log equals its log through here.
     after: Seq,
-    /// Something arrived since the last look.
-    moved: bool,
+    /// Ticks since something arrived.
+    silent_ticks: u32,
+    /// Silence after which it is asked again; doubles each time.
+    patience_ticks: u32,
+    /// How often it was asked in vain.
+    asked: u32,
 }
+
+/// How often a silent source is asked again before another is looked for.
+const ASKED_MAX: u32 = 3;
 
 impl Takeover {
     pub(crate) fn term(&self) -> Term {
@@ -101,7 +108,8 @@ impl Replica {
         {
             // Everything committed here is in the other log too, so the difference starts there at the latest.
             let after = self.committed;
-            takeover.fetching = Some(Fetching { from, last, after, moved: false });
+            let patience_ticks = self.settings.resend_ticks;
+            takeover.fetching = Some(Fetching { from, last, after, silent_ticks: 0, patience_ticks, asked: 0 });
             let term = takeover.term;
             self.send(from, term, Body::Fetch { after, last }, effects);
             return;
@@ -145,10 +153,14 @@ impl Replica {
         let Role::Taking(takeover) = &mut self.role else { return };
         if end >= last.seq {
             takeover.fetching = None;
+            if self.log.last() != last {
+                // Not what was sealed: collecting starts again.
+                takeover.sealed.remove(&from);
+            }
             self.try_adopt(effects);
         } else if let Some(fetching) = &mut takeover.fetching {
             fetching.after = end;
-            fetching.moved = true;
+            (fetching.silent_ticks, fetching.asked) = (0, 0);
             self.send(from, term, Body::Fetch { after: end, last }, effects);
         }
     }
@@ -173,22 +185,34 @@ impl Replica {
         let (Role::Taking(takeover), Some(configuration)) = (&mut self.role, &self.configuration) else { return };
         takeover.ticks += 1;
         if takeover.ticks.is_multiple_of(settings.stuck_ticks) {
-            let members = collected(configuration).iter();
-            let unreachable = members.filter(|n| **n != self.me && !takeover.sealed.contains_key(n)).copied().collect();
+            let silent = |n: &&NodeId| match &takeover.fetching {
+                Some(fetching) => fetching.from == **n,
+                None => **n != self.me && !takeover.sealed.contains_key(n),
+            };
+            let unreachable = collected(configuration).iter().filter(silent).copied().collect();
             effects.push(Effect::ReportStuck { term: takeover.term, unreachable });
         }
-        if !takeover.ticks.is_multiple_of(settings.resend_ticks) {
-            return;
+        let resend = takeover.ticks.is_multiple_of(settings.resend_ticks);
+        if let Some(fetching) = &mut takeover.fetching {
+            fetching.silent_ticks += 1;
+            if fetching.silent_ticks >= fetching.patience_ticks {
+                let (from, after, last) = (fetching.from, fetching.after, fetching.last);
+                fetching.silent_ticks = 0;
+                fetching.patience_ticks *= 2;
+                fetching.asked += 1;
+                if fetching.asked > ASKED_MAX {
+                    // P15: collecting may start again with any majority until the first own entry is appended.
+                    takeover.fetching = None;
+                    takeover.sealed.remove(&from);
+                } else {
+                    let term = takeover.term;
+                    self.send(from, term, Body::Fetch { after, last }, effects);
+                }
+            }
         }
-        if let Some(fetching) = &mut takeover.fetching
-            && !std::mem::take(&mut fetching.moved)
-        {
-            // P15: collecting may start again with any majority until the first own entry is appended.
-            let from = fetching.from;
-            takeover.fetching = None;
-            takeover.sealed.remove(&from);
+        if resend {
+            self.ask_for_seals(effects);
+            self.try_adopt(effects);
         }
-        self.ask_for_seals(effects);
-        self.try_adopt(effects);
     }
 }

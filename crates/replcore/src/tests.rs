@@ -13,7 +13,7 @@ use types::{
 };
 
 #[derive(Default)]
-struct Memory(BTreeMap<RecordKey, Record>);
+pub(crate) struct Memory(BTreeMap<RecordKey, Record>);
 
 impl State for Memory {
     fn get(&self, _: Generation, key: &RecordKey) -> Result<Option<Record>, StateDamaged> {
@@ -21,10 +21,10 @@ impl State for Memory {
     }
 }
 
-struct Cluster {
-    replicas: BTreeMap<NodeId, Replica>,
+pub(crate) struct Cluster {
+    pub(crate) replicas: BTreeMap<NodeId, Replica>,
     states: BTreeMap<NodeId, Memory>,
-    recoveries: BTreeMap<NodeId, Recovery>,
+    pub(crate) recoveries: BTreeMap<NodeId, Recovery>,
     mail: VecDeque<(NodeId, NodeId, crate::Message)>,
     answers: BTreeMap<Token, Answer>,
     dead: Vec<NodeId>,
@@ -32,7 +32,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn new(nodes: u64) -> Cluster {
+    pub(crate) fn new(nodes: u64) -> Cluster {
         let ids = (1..=nodes).map(NodeId);
         let start = |n: NodeId| {
             Replica::new(n, PartitionId(0), Epoch(1), Settings::default(), Recovered::default())
@@ -49,7 +49,7 @@ impl Cluster {
         }
     }
 
-    fn step(&mut self, node: NodeId, event: Event) {
+    pub(crate) fn step(&mut self, node: NodeId, event: Event) {
         let mut events = VecDeque::from([event, Event::Flush]);
         while let Some(event) = events.pop_front() {
             let mut effects = Vec::new();
@@ -86,7 +86,7 @@ impl Cluster {
         }
     }
 
-    fn view(&mut self, epoch: u64, replicas: &[u64]) {
+    pub(crate) fn view(&mut self, epoch: u64, replicas: &[u64]) {
         let configuration = Arc::new(Configuration {
             term: Term(epoch),
             replicas: replicas.iter().map(|n| NodeId(*n)).collect(),
@@ -103,7 +103,7 @@ impl Cluster {
         Token(self.tokens)
     }
 
-    fn mutate(&mut self, node: u64, request: u64, value: Option<&str>, condition: Condition) -> Answer {
+    pub(crate) fn mutate(&mut self, node: u64, request: u64, value: Option<&str>, condition: Condition) -> Answer {
         let token = self.token();
         let kind = value.map_or(MutationKind::Delete, |v| MutationKind::Put(Bytes::copy_from_slice(v.as_bytes())));
         let mutation = Mutation { key: Bytes::from_static(b"k"), kind, condition };
@@ -125,7 +125,7 @@ impl Cluster {
         }
     }
 
-    fn apply(&mut self, node: u64) {
+    pub(crate) fn apply(&mut self, node: u64) {
         let node = NodeId(node);
         while let Some(apply) = self.replicas.get_mut(&node).unwrap().take_apply() {
             let state = &mut self.states.get_mut(&node).unwrap().0;
@@ -135,7 +135,7 @@ impl Cluster {
                     None => state.remove(&key),
                 };
             }
-            self.step(node, Event::Applied { through: apply.through });
+            self.step(node, Event::Applied { generation: apply.generation, through: apply.through });
         }
     }
 
@@ -212,8 +212,9 @@ fn a_restart_forgets_nothing() {
     for (round, node) in (1..).zip([1u64, 2, 3, 1]) {
         for n in 1..=3 {
             cluster.apply(n);
-            let through = cluster.replicas[&NodeId(n)].applied().seq;
-            cluster.step(NodeId(n), Event::Checkpointed { through });
+            let replica = &cluster.replicas[&NodeId(n)];
+            let (generation, through) = (replica.base().generation, replica.applied().seq);
+            cluster.step(NodeId(n), Event::Checkpointed { generation, through });
             cluster.step(NodeId(n), Event::WriteBase);
         }
         let epoch = 10 * round;

@@ -7,7 +7,7 @@ use crate::persist::{PersistRecord, Standing};
 use crate::replica::Replica;
 use crate::requests::Requests;
 use std::sync::Arc;
-use types::{Configuration, EntryId, Epoch, Generation, Seq, Term};
+use types::{Configuration, EntryId, Epoch, Generation, NodeId, Seq, Term};
 
 impl Replica {
     pub(crate) fn on_view(&mut self, epoch: Epoch, configuration: Arc<Configuration>, effects: &mut Vec<Effect>) {
@@ -16,6 +16,10 @@ impl Replica {
             return;
         }
         self.view_epoch = epoch;
+        self.act_on_view(epoch, configuration, effects);
+    }
+
+    fn act_on_view(&mut self, epoch: Epoch, configuration: Arc<Configuration>, effects: &mut Vec<Effect>) {
         if let Standing::OutOfService(noted) = self.standing {
             // P3: only a view after the noted epoch that names the node nowhere, or as learner alone, ends it.
             let ends = noted.is_some_and(|noted| epoch > noted) && !configuration.votes(self.me);
@@ -25,14 +29,21 @@ impl Replica {
             }
             self.reset(Standing::None, effects);
         }
-        let known_term = self.configuration.as_ref().map(|c| c.term);
-        self.configuration = Some(configuration.clone());
+        let known = self.configuration.replace(configuration.clone());
+        let known_term = known.as_ref().map(|c| c.term);
+        if known.is_none_or(|known| members(&configuration).any(|n| !known.names(n))) {
+            // A newcomer may lack what all others hold.
+            self.held_by_all = self.log.trim().seq;
+        }
         if configuration.names(self.me) {
             if self.standing == Standing::None {
                 // P4: a record is a new, empty generation; the promise is kept or higher.
                 self.promised = self.promised.max(configuration.term);
-                self.generation = Generation(self.generation.0 + 1);
+                let ended = self.generation;
+                self.generation = Generation(ended.0 + 1);
                 self.reset(Standing::Member, effects);
+                // P5: what an ended generation left is never served, voted with or sent again.
+                self.delete(ended, effects);
             }
             self.raise(configuration.term, effects);
         } else {
@@ -70,8 +81,15 @@ impl Replica {
             self.abdicate(effects);
             self.reset(Standing::None, effects);
         }
-        if configuration.is_activated() && self.generation > Generation(0) {
-            effects.push(Effect::DeleteData { generation: self.generation });
+        if configuration.is_activated() {
+            self.delete(self.generation, effects);
+        }
+    }
+
+    fn delete(&mut self, generation: Generation, effects: &mut Vec<Effect>) {
+        if generation > self.deleted {
+            self.deleted = generation;
+            self.delete_when_persisted(generation, effects);
         }
     }
 
@@ -114,6 +132,14 @@ impl Replica {
         if self.standing == Standing::OutOfService(None) {
             self.standing = Standing::OutOfService(Some(epoch));
             self.persist(PersistRecord::Base(self.base()), effects);
+            // The view that ends it may have come before the note.
+            if let Some(configuration) = self.configuration.clone() {
+                self.act_on_view(self.view_epoch, configuration, effects);
+            }
         }
     }
+}
+
+fn members(configuration: &Configuration) -> impl Iterator<Item = NodeId> {
+    configuration.replicas.iter().chain(&configuration.prior).copied().chain(configuration.learner)
 }

@@ -220,10 +220,10 @@ impl Disk {
         }
     }
 
-    /// How far the state of a partition is saved.
-    pub(crate) fn saved_through(&self, partition: PartitionId) -> Seq {
+    /// The present generation of a partition, and how far its state is saved.
+    pub(crate) fn saved_through(&self, partition: PartitionId) -> (Generation, Seq) {
         let generation = self.folds(partition).written.base.generation;
-        self.saved.get(&(partition, generation)).map_or(Seq(0), |kept| kept.applied.seq)
+        (generation, self.saved.get(&(partition, generation)).map_or(Seq(0), |kept| kept.applied.seq))
     }
 
     pub(crate) fn live(&self, partition: PartitionId, generation: Generation) -> Option<&Kept> {

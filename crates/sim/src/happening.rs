@@ -76,7 +76,7 @@ pub(crate) enum Process {
 pub(crate) enum Input {
     Peer { from: NodeId, partition: PartitionId, message: Message },
     Persisted { partition: PartitionId, through: replcore::PersistIndex },
-    Applied { partition: PartitionId, through: types::EntryId },
+    Applied { partition: PartitionId, generation: types::Generation, through: types::EntryId },
     View(Arc<View>),
     Group(FromGroup),
     Request(Request),

@@ -215,9 +215,9 @@ impl Node {
             Process::Heartbeat => self.heartbeat(ctx),
             Process::Synced { end } => self.synced(ctx, end),
             Process::InState { partition, apply } => {
-                let through = apply.through;
+                let (generation, through) = (apply.generation, apply.through);
                 ctx.disks[self.place].apply(partition, apply);
-                self.take(ctx, Input::Applied { partition, through });
+                self.take(ctx, Input::Applied { partition, generation, through });
             }
             Process::ViewOnDisk(view) => {
                 let disk = &mut ctx.disks[self.place];
@@ -350,10 +350,12 @@ impl Node {
                 one(self, ctx, partition, Event::Message { from, message });
             }
             Input::Persisted { partition, through } => one(self, ctx, partition, Event::Persisted { through }),
-            Input::Applied { partition, through } => one(self, ctx, partition, Event::Applied { through }),
+            Input::Applied { partition, generation, through } => {
+                one(self, ctx, partition, Event::Applied { generation, through });
+            }
             Input::Expire { partition, token } => {
                 if self.process.as_ref().is_some_and(|process| process.requests.contains_key(&token)) {
-                    one(self, ctx, partition, Event::Expire { token });
+                    one(self, ctx, partition, Event::Expire { tokens: vec![token] });
                 }
             }
             Input::Damaged(partition) => one(self, ctx, partition, Event::Damaged),
@@ -396,8 +398,8 @@ impl Node {
             }
             Input::Saved => {
                 for partition in (0..ctx.plan.partitions).map(PartitionId) {
-                    let through = ctx.disks[self.place].saved_through(partition);
-                    one(self, ctx, partition, Event::Checkpointed { through });
+                    let (generation, through) = ctx.disks[self.place].saved_through(partition);
+                    one(self, ctx, partition, Event::Checkpointed { generation, through });
                 }
                 self.trim(ctx);
             }

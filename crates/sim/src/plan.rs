@@ -178,6 +178,7 @@ impl Plan {
             uncommitted_bytes_max: [600, 4_000, 64 << 20, 64 << 20][random.index(4)],
             resend_ticks: random.between(1, 6) as u32,
             stuck_ticks: random.between(10, 50) as u32,
+            reads_waiting_max: 1000,
         };
         Plan {
             scenario,
