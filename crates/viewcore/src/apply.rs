@@ -305,3 +305,121 @@ fn check_change(view: &View, change: &Change) -> Result<(), Refusal> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Cause;
+    use types::{BootNonce, Incarnation, PartitionCount};
+
+    /// One partition on nodes 1 and 2 that is not activated: its last activated members are 2 and 3.
+    fn with_prior() -> ClusterState {
+        let mut state = ClusterState::default();
+        let bootstrap = Bootstrap {
+            cluster: ClusterId(7),
+            partition_count: PartitionCount::new(1).unwrap(),
+            replication: 2,
+            expected_nodes: 3,
+        };
+        state.apply(&Command::Bootstrap(bootstrap)).unwrap();
+        for nonce in 1..=3 {
+            state.apply(&Command::Register(registration(None, 1, nonce))).unwrap();
+        }
+        let view = Arc::make_mut(state.view.as_mut().unwrap());
+        let replicas = vec![NodeId(1), NodeId(2)];
+        let prior = vec![NodeId(2), NodeId(3)];
+        view.configurations = vec![Arc::new(Configuration { term: Term(4), replicas, learner: None, prior })];
+        state
+    }
+
+    fn registration(node: Option<NodeId>, incarnation: u64, nonce: u64) -> Registration {
+        Registration {
+            cluster: if node.is_some() { ClusterId(7) } else { ClusterId::NONE },
+            node,
+            incarnation: Incarnation(incarnation),
+            nonce: BootNonce(nonce),
+            address: "host:1".into(),
+            http_address: String::new(),
+            zone: String::new(),
+            weight: 100,
+            highest_epoch: Epoch(0),
+            highest_promised: Term(0),
+        }
+    }
+
+    fn configuration(state: &ClusterState) -> &Configuration {
+        state.view().unwrap().configuration(PartitionId(0)).unwrap()
+    }
+
+    /// Guards P18, scenario 15: a change of order, or a new term for a restarted primary, that loses the prior members.
+    #[test]
+    fn a_change_of_order_keeps_the_prior_there_is() {
+        let mut state = with_prior();
+        let change = Change {
+            planned_on: state.epoch(),
+            cause: Cause::Failover,
+            dead: vec![NodeId(1)],
+            alive: vec![],
+            placements: vec![(PartitionId(0), vec![NodeId(2), NodeId(1)])],
+        };
+        state.apply(&Command::Change(change)).unwrap();
+        assert_eq!(configuration(&state).replicas, [NodeId(2), NodeId(1)]);
+        assert_eq!(configuration(&state).prior, [NodeId(2), NodeId(3)]);
+        state.apply(&Command::Register(registration(Some(NodeId(2)), 2, 9))).unwrap();
+        assert_eq!(configuration(&state).term, Term(state.epoch().0));
+        assert_eq!(configuration(&state).prior, [NodeId(2), NodeId(3)]);
+    }
+
+    /// Guards P16, P20: an activation of a term that is over, and one refused because it was accepted before.
+    #[test]
+    fn an_activation_counts_for_the_current_term_alone() {
+        let mut state = with_prior();
+        let activated = |term| Command::Activated { partition: PartitionId(0), term: Term(term) };
+        assert!(matches!(state.apply(&activated(3)), Err(Refusal::StaleTerm { .. })));
+        assert!(!configuration(&state).is_activated());
+        let before = state.epoch();
+        assert_eq!(state.apply(&activated(4)), Ok(Done::Activated));
+        assert!(configuration(&state).is_activated());
+        assert_eq!(configuration(&state).term, Term(4));
+        assert_eq!(state.epoch(), before.next());
+        assert_eq!(state.apply(&activated(4)), Ok(Done::Activated));
+        assert_eq!(state.epoch(), before.next());
+    }
+
+    /// Guards against a plan that was made for another view, and against one that changes members on the sly.
+    #[test]
+    fn a_plan_is_checked_again_when_it_is_applied() {
+        let mut state = with_prior();
+        let change = |state: &ClusterState, placements| Change {
+            planned_on: state.epoch(),
+            cause: Cause::Failover,
+            dead: vec![],
+            alive: vec![],
+            placements,
+        };
+        let stale = Change { planned_on: Epoch(1), ..change(&state, vec![]) };
+        assert!(matches!(state.apply(&Command::Change(stale)), Err(Refusal::StalePlan { .. })));
+        for replicas in [vec![1, 3], vec![1], vec![1, 2, 3], vec![1, 1], vec![], vec![1, 9]] {
+            let replicas = replicas.into_iter().map(NodeId).collect();
+            let bad = change(&state, vec![(PartitionId(0), replicas)]);
+            assert!(matches!(state.apply(&Command::Change(bad)), Err(Refusal::BadPlan(_))));
+        }
+        let elsewhere = change(&state, vec![(PartitionId(1), vec![NodeId(1)])]);
+        assert!(matches!(state.apply(&Command::Change(elsewhere)), Err(Refusal::BadPlan(_))));
+    }
+
+    /// Guards against a second bootstrap that gives a running cluster another id.
+    #[test]
+    fn the_first_bootstrap_wins() {
+        let mut state = with_prior();
+        let before = state.clone();
+        let another = Bootstrap {
+            cluster: ClusterId(8),
+            partition_count: PartitionCount::new(2).unwrap(),
+            replication: 3,
+            expected_nodes: 1,
+        };
+        assert_eq!(state.apply(&Command::Bootstrap(another)), Ok(Done::Bootstrapped(ClusterId(7))));
+        assert_eq!(state, before);
+    }
+}

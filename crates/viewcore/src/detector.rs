@@ -1,7 +1,7 @@
 //! When a node counts as dead (P21).
 //!
-//! - Silence for longer than the timeout, but not before this leader has led for one timeout, and not for more than a
-//!   third of the nodes at once: then the leader itself may be the one cut off, and it needs evidence.
+//! - Silence for longer than the timeout, but not before this leader has led for one timeout, and not where more than a
+//!   third of the nodes would go at once: then the leader itself may be the one cut off, and it needs evidence.
 //! - A refused connection is evidence: nothing listens where the node said it would. It counts at once for a node that
 //!   this leader has heard from, otherwise after the first timeout, because whole clusters start up in any order.
 //!
@@ -81,7 +81,7 @@ impl Detector {
             .iter()
             .filter(|(node, at)| !alive.contains(node) && now_ms.saturating_sub(**at) <= self.timeout_ms)
             .count();
-        if (silent.len() + gone_before) * 3 > alive.len() + gone_before {
+        if (dead.len() + silent.len() + gone_before) * 3 > alive.len() + gone_before {
             return Verdict { dead, held_back: silent };
         }
         dead.extend(silent);

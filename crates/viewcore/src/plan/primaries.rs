@@ -10,19 +10,24 @@ use std::collections::VecDeque;
 /// Divisible by 1 to 9: shares are exact in units of one part.
 const PARTS: u64 = 2520;
 
-/// A start: each partition goes to the candidate that leads the fewest so far.
+/// A start: each partition goes to the candidate that leads the fewest so far; of those to the one whose partitions have
+/// had the others of this one least often, so that what a node leads can be taken over by many.
 pub fn first_choice(candidates: &[Vec<usize>], nodes: usize) -> Vec<usize> {
     let mut led = vec![0u32; nodes];
-    candidates
-        .iter()
-        .map(|places| {
-            let primary = places.iter().copied().min_by_key(|place| (led[*place], *place)).unwrap_or_default();
-            if let Some(count) = led.get_mut(primary) {
-                *count += 1;
-            }
-            primary
-        })
-        .collect()
+    let mut beside = vec![0u32; nodes * nodes];
+    let choose = |places: &Vec<usize>| {
+        let shared = |place: usize| places.iter().map(|other| beside[place * nodes + other]).sum::<u32>();
+        let primary = places.iter().copied().min_by_key(|place| (led[*place], shared(*place), *place));
+        let primary = primary.unwrap_or_default();
+        for other in places.iter().filter(|other| **other != primary) {
+            beside[primary * nodes + other] += 1;
+        }
+        if let Some(count) = led.get_mut(primary) {
+            *count += 1;
+        }
+        primary
+    };
+    candidates.iter().map(choose).collect()
 }
 
 /// Moves as few primaries as it needs, from `start`, until every node leads its share rounded up or down.
