@@ -1,0 +1,246 @@
+//! What a script can say.
+
+use super::{Bench, Outcome};
+use goldenscript::Context;
+use replcore::{Event, Proposal};
+use std::error::Error;
+use std::str::FromStr;
+use types::{Condition, Mutation, MutationKind, NodeId, RequestId, Stamp};
+
+/// Nodes are numbers; a link is `FROM-TO`; a message is `mNUMBER`, as printed when it was sent.
+#[derive(goldenscript::Command)]
+pub(crate) enum Command {
+    /// Begins with so many nodes, their disks empty.
+    Cluster(u64),
+    /// The view of this epoch has this order: `view 2 order=1-2-3 to=1-2`. Its term is the epoch unless told.
+    View {
+        epoch: u64,
+        #[arg(key)]
+        order: Numbers,
+        #[arg(key)]
+        to: Option<Numbers>,
+        #[arg(key)]
+        term: Option<u64>,
+    },
+    /// `put 1 a x id=1` at node 1; `if=` absent, present, or a value; `stamp=` and `forget=` in milliseconds.
+    Put {
+        node: u64,
+        key: String,
+        value: String,
+        #[arg(key)]
+        id: u64,
+        #[arg(key = "if")]
+        condition: Option<String>,
+        #[arg(key)]
+        stamp: Option<u64>,
+        #[arg(key)]
+        forget: Option<u64>,
+    },
+    /// `delete 1 a id=2`.
+    Delete {
+        node: u64,
+        key: String,
+        #[arg(key)]
+        id: u64,
+    },
+    /// `get 1 a`.
+    Get { node: u64, key: String },
+    /// Delivers everything under way and all that follows; only on the links or only the messages named.
+    Deliver(#[arg(many, optional)] Vec<Target>),
+    /// Delivers messages, and keeps them under way.
+    Repeat(Vec<Target>),
+    /// Loses messages.
+    Drop(Vec<Target>),
+    /// From now on, what is sent on these links is lost; all links of the nodes named.
+    Cut(Vec<Target>),
+    /// No link is cut any more.
+    Mend,
+    /// What these nodes write waits for `sync`.
+    Slow(Vec<u64>),
+    /// What these nodes wrote is on disk.
+    Sync(Vec<u64>),
+    /// The process ends, and loses so many of the records that are not synced.
+    Crash {
+        node: u64,
+        #[arg(key, optional)]
+        lose: usize,
+    },
+    /// A new process, accepted at this epoch.
+    Start {
+        node: u64,
+        #[arg(key)]
+        accepted: u64,
+    },
+    /// Ticks.
+    Tick {
+        node: u64,
+        #[arg(optional)]
+        times: u64,
+    },
+    /// The stream to a peer is up again.
+    PeerUp { node: u64, peer: u64 },
+    /// The states of these nodes take in what is committed.
+    Apply(Vec<u64>),
+    /// The states of these nodes are on disk.
+    Checkpoint(Vec<u64>),
+    /// Shows logs.
+    Log(Vec<u64>),
+}
+
+pub(crate) struct Numbers(Vec<u64>);
+
+impl FromStr for Numbers {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.split('-').map(str::parse).collect::<Result<_, _>>().map(Numbers)
+    }
+}
+
+/// Messages, a link, or a node's links.
+#[derive(Clone, Copy)]
+pub(crate) enum Target {
+    Message(u64),
+    Link(u64, u64),
+    Node(u64),
+}
+
+impl FromStr for Target {
+    type Err = Box<dyn Error>;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match (text.strip_prefix('m'), text.split_once('-')) {
+            (Some(number), _) => Target::Message(number.parse()?),
+            (None, Some((from, to))) => Target::Link(from.parse()?, to.parse()?),
+            (None, None) => Target::Node(text.parse()?),
+        })
+    }
+}
+
+impl goldenscript::Runner for Bench {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Outcome {
+        let mut out = String::new();
+        match command {
+            Command::Cluster(nodes) => return self.cluster(*nodes),
+            Command::View { epoch, order, to, term } => {
+                let to = to.as_ref().unwrap_or(order);
+                self.view(*epoch, term.unwrap_or(*epoch), &order.0, &to.0, &mut out)?;
+            }
+            Command::Put { node, key, value, id, condition, stamp, forget } => {
+                let condition = match condition.as_deref() {
+                    None => Condition::None,
+                    Some("absent") => Condition::Absent,
+                    Some("present") => Condition::Present,
+                    Some(value) => Condition::Value(value.to_owned().into()),
+                };
+                let kind = MutationKind::Put(value.clone().into());
+                let mutation = Mutation { key: key.clone().into(), kind, condition };
+                self.mutate(*node, proposal(*id, mutation, *stamp, *forget), &mut out)?;
+            }
+            Command::Delete { node, key, id } => {
+                let key = key.clone().into();
+                let mutation = Mutation { key, kind: MutationKind::Delete, condition: Condition::None };
+                self.mutate(*node, proposal(*id, mutation, None, None), &mut out)?;
+            }
+            Command::Get { node, key } => self.read(*node, key, &mut out)?,
+            Command::Deliver(targets) if targets.is_empty() => self.deliver_all(&[], &mut out)?,
+            Command::Deliver(targets) => {
+                for target in targets {
+                    match target {
+                        Target::Message(_) => {
+                            let mail = self.take(target)?;
+                            self.arrive(mail, &mut out)?;
+                        }
+                        _ => self.deliver_all(&self.links(*target), &mut out)?,
+                    }
+                }
+            }
+            Command::Repeat(targets) => {
+                for target in targets {
+                    let Target::Message(id) = target else { return Err("repeat what message?".into()) };
+                    let mail = self.take(target)?;
+                    self.mail.insert(*id, mail.clone());
+                    self.arrive(mail, &mut out)?;
+                }
+            }
+            Command::Drop(targets) => {
+                for target in targets {
+                    match target {
+                        Target::Message(_) => drop(self.take(target)?),
+                        _ => {
+                            let links = self.links(*target);
+                            self.mail.retain(|_, mail| !links.contains(&(mail.from, mail.to)));
+                        }
+                    }
+                }
+            }
+            Command::Cut(targets) => {
+                for target in targets {
+                    let links = self.links(*target);
+                    self.cut.extend(links);
+                }
+            }
+            Command::Mend => self.cut.clear(),
+            Command::Slow(nodes) => {
+                for node in nodes {
+                    self.node(*node)?.slow = true;
+                }
+            }
+            Command::Sync(nodes) => {
+                for node in nodes {
+                    self.sync(*node, &mut out)?;
+                }
+            }
+            Command::Crash { node, lose } => return self.crash(*node, *lose),
+            Command::Start { node, accepted } => return self.start(*node, *accepted),
+            Command::Tick { node, times } => {
+                for _ in 0..(*times).max(1) {
+                    self.step(*node, Event::Tick, &mut out)?;
+                }
+            }
+            Command::PeerUp { node, peer } => self.step(*node, Event::PeerUp { peer: NodeId(*peer) }, &mut out)?,
+            Command::Apply(nodes) => {
+                for node in nodes {
+                    self.apply(*node, &mut out)?;
+                }
+            }
+            Command::Checkpoint(nodes) => {
+                for node in nodes {
+                    self.checkpoint(*node, &mut out)?;
+                }
+            }
+            Command::Log(nodes) => {
+                for node in nodes {
+                    self.show_log(*node, &mut out)?;
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl Bench {
+    fn take(&mut self, target: &Target) -> Result<super::Mail, String> {
+        let Target::Message(id) = target else { return Err("which message?".into()) };
+        self.mail.remove(id).ok_or_else(|| format!("m{id} is not under way"))
+    }
+
+    fn links(&self, target: Target) -> Vec<(u64, u64)> {
+        match target {
+            Target::Message(_) => Vec::new(),
+            Target::Link(from, to) => vec![(from, to)],
+            Target::Node(node) => self.nodes.keys().flat_map(|other| [(node, *other), (*other, node)]).collect(),
+        }
+    }
+}
+
+fn proposal(id: u64, mutation: Mutation, stamp_ms: Option<u64>, forget_ms: Option<u64>) -> Proposal {
+    Proposal {
+        id: RequestId { client: 1, counter: id },
+        stamp: Stamp(stamp_ms.unwrap_or(100_000)),
+        mutation,
+        forget_before: Stamp(forget_ms.unwrap_or(0)),
+    }
+}

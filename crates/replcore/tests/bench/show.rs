@@ -1,0 +1,72 @@
+//! Messages, effects and entries as a script shows them.
+
+use replcore::{Answer, Body, Effect, Message, PersistRecord};
+use types::{Batch, Entry, RecordKind};
+
+pub(crate) fn message(message: &Message) -> String {
+    let Message { term, body } = message;
+    let what = match body {
+        Body::Prepare { prev, entries: sent, committed, .. } => {
+            format!("prepare {} after {prev:?}, committed {committed}", entries(sent))
+        }
+        Body::Prepared { seq } => format!("prepared {seq}"),
+        Body::Mismatch { last, committed } => format!("mismatch, last {last:?}, committed {committed}"),
+        Body::Fenced { promised } => format!("fenced by {promised}"),
+        Body::NotMember => "not a member".into(),
+        Body::Seal => "seal".into(),
+        Body::Sealed { last, committed } => format!("sealed, last {last:?}, committed {committed}"),
+        Body::Fetch { after, last } => format!("fetch after {after} to {last:?}"),
+        Body::Fetched { prev, entries: sent, last } => format!("fetched {} after {prev:?} of {last:?}", entries(sent)),
+        Body::Confirm { nonce } => format!("confirm round {nonce}"),
+        Body::Confirmed { nonce } => format!("confirmed round {nonce}"),
+    };
+    format!("{term} {what}")
+}
+
+fn entries(entries: &[Entry]) -> String {
+    format!("[{}]", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+}
+
+pub(crate) fn entry(entry: &Entry) -> String {
+    let Ok(batch) = Batch::decode(&entry.payload) else { return format!("{:?} malformed", entry.id) };
+    let mut text = format!("{:?}", entry.id);
+    for change in batch.changes.iter().filter(|change| change.key.kind == RecordKind::User) {
+        let value = change.value.as_ref().map_or("(none)".into(), |value| value.escape_ascii().to_string());
+        text.push_str(&format!(" {}={value}", change.key.name.escape_ascii()));
+    }
+    if let Some(stamp) = batch.forgotten_before {
+        text.push_str(&format!(" forget before {stamp:?}"));
+    }
+    text
+}
+
+pub(crate) fn effect(effect: &Effect) -> String {
+    match effect {
+        Effect::Persist { record, .. } => match record {
+            PersistRecord::Base(base) => format!("writes its base, promised {}", base.promised),
+            PersistRecord::Reset(base) => format!("writes a new {}, promised {}", base.generation, base.promised),
+            PersistRecord::Promise(term) => format!("writes the promise {term}"),
+            PersistRecord::Append { entries: written, .. } => format!("writes {}", entries(written)),
+        },
+        Effect::Reply { token, answer } => format!("answers #{}: {}", token.0, self::answer(answer)),
+        Effect::Serving { term: Some(term) } => format!("serves {term}"),
+        Effect::Serving { term: None } => "serves no more".into(),
+        Effect::ReportStuck { term, unreachable } => format!("is stuck in {term}, unreachable {unreachable:?}"),
+        Effect::WantView => "asks for the newest view".into(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn answer(answer: &Answer) -> String {
+    match answer {
+        Answer::Written { outcome, durable_on, .. } => {
+            let replaced = if outcome.replaced { "replaced" } else { "new" };
+            format!("written, version {}, {replaced}, on {durable_on} disks", outcome.version)
+        }
+        Answer::Found(record) => format!("found {}, version {}", record.value.escape_ascii(), record.seq),
+        Answer::NotFound => "not found".into(),
+        Answer::ConditionFailed { version: Some(version) } => format!("condition failed at version {version}"),
+        Answer::ConditionFailed { version: None } => "condition failed, there is no value".into(),
+        Answer::Error(code) => format!("{code:?}"),
+    }
+}
