@@ -6,15 +6,16 @@
 //! reads them, and then it says so.)
 //!
 //! What is damage, and what only the end of the log? Three witnesses say how far the log was whole: the snapshot, our
-//! [note](super::note) of the last checkpoint, and the headers of segments, each of which names a place behind which
-//! everything had been written. A bad message up to the furthest of them is damage. Beyond, it is what a crash cut off,
-//! and sled handles that.
+//! [note](super::note) of what was made durable, and the headers of segments, each of which names a place up to which
+//! everything had been written. Up to the furthest of them nothing may be missing. Beyond is what a crash cut off, and
+//! sled handles that.
+//!
+//! Segments are used again, so an old one may be missing, but none that begins after the note: sled gives no segment
+//! away before the one after it is written, and a note is made at least once in a segment. That is what tells a segment
+//! that a power failure lost from one that was given away.
 //!
 //! One case looks like damage and is none: a crash while a segment that had been free was written again, its end before
-//! its beginning. There the bad place is followed by messages of the new segment.
-//!
-//! Not found: a whole segment written after the last checkpoint that a power failure lost, where a later one was kept.
-//! The engine syncs whenever the file grows, so that this can't follow from a file that was too short.
+//! its beginning. There the bad place is followed by messages of the segment with which the log would have gone on.
 //!
 //! The format (`pagecache/{logger,iterator,snapshot}.rs`, `serialization.rs`), integers little-endian:
 //!
@@ -29,7 +30,7 @@ use super::SEGMENT_BYTES;
 use super::directory::Directory;
 use super::note::Note;
 use crate::EngineError;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -56,42 +57,50 @@ pub(super) fn audit(directory: &Directory, file: &File, note: &Note) -> Result<(
     if snapshot_lsn < note.snapshot_lsn {
         return Err(EngineError::corrupt(format!("the newest snapshot in {} is missing", directory.sled().display())));
     }
-    let mut segments = BTreeMap::new();
-    let mut whole_through = snapshot_lsn.map_or(-1, |lsn| lsn - 1).max(note.stable_lsn);
+    let replayed_from = segment_of(snapshot_lsn.unwrap_or(0));
+    let mut offsets = BTreeMap::new();
+    let noted_through = snapshot_lsn.map_or(-1, |lsn| lsn - 1).max(note.stable_lsn);
+    let mut whole_through = noted_through;
     for offset in segment_offsets(file, &path)? {
         match SegmentHeader::read(file, offset, &path)? {
             SegmentHeader::Free => {}
             SegmentHeader::Damaged => return corrupt(offset, "a segment's header does not match its checksum"),
-            SegmentHeader::Used { lsn, .. } if lsn < segment_of(snapshot_lsn.unwrap_or(0)) => {}
+            SegmentHeader::Used { lsn, .. } if lsn < replayed_from => {}
             SegmentHeader::Used { lsn, stable_lsn } => {
                 whole_through = whole_through.max(stable_lsn);
-                if segments.insert(lsn, offset).is_some() {
+                if offsets.insert(lsn, offset).is_some() {
                     return corrupt(offset, "a second segment of that name");
                 }
             }
         }
     }
-    let mut end_lsn = 0;
+    // How far the log goes without a gap. What was noted may lie in a segment that has been given away since.
+    let mut end_lsn = segment_of(noted_through.max(0));
+    if !offsets.contains_key(&end_lsn) && noted_through >= 0 {
+        end_lsn += SEGMENT_BYTES as i64;
+    }
+    let mut damaged = Vec::new();
     let mut content = Vec::new();
-    for (&lsn, &offset) in &segments {
+    for (&lsn, &offset) in &offsets {
         read_segment(file, offset, &mut content).map_err(EngineError::io("read", &path))?;
-        end_lsn = match walk(&content, lsn) {
-            Walk::Whole => lsn + SEGMENT_BYTES as i64,
+        match walk(&content, lsn) {
+            Walk::Whole if lsn == end_lsn => end_lsn += SEGMENT_BYTES as i64,
+            Walk::Whole => {}
             Walk::Blob(at) => return corrupt(offset + at as u64, "a blob, of which this program writes none"),
-            Walk::BadAt(at) => {
-                let bad_lsn = lsn + at as i64;
-                if bad_lsn <= whole_through && !is_being_overwritten(&content[at..], lsn, &segments) {
-                    return corrupt(offset + at as u64, "a message does not match its checksum");
-                }
-                bad_lsn
-            }
-        };
+            Walk::BadAt(at) if lsn == end_lsn => end_lsn += at as i64,
+            Walk::BadAt(at) if lsn < end_lsn => damaged.push((offset + at as u64, newer_segments(&content[at..], lsn))),
+            // Behind a gap: sled will not replay it.
+            Walk::BadAt(_) => {}
+        }
     }
-    // Behind the snapshot nothing need be left; a checkpoint after it must be reached.
-    if note.stable_lsn >= snapshot_lsn.unwrap_or(0) && end_lsn <= note.stable_lsn {
-        return Err(EngineError::corrupt(format!("{} ends before the last checkpoint", path.display())));
+    if end_lsn <= whole_through {
+        let at = offsets.get(&segment_of(end_lsn)).map_or(0, |offset| offset + (end_lsn % SEGMENT_BYTES as i64) as u64);
+        return corrupt(at, "a message is missing or does not match its checksum");
     }
-    Ok(())
+    match damaged.into_iter().find(|(_, newer)| !newer.contains(&end_lsn)) {
+        Some((at, _)) => corrupt(at, "a message does not match its checksum"),
+        None => Ok(()),
+    }
 }
 
 /// How far the newest snapshot reaches, once it is known to be whole; `None` if there is none.
@@ -120,7 +129,7 @@ pub(super) fn newest_snapshot(directory: &Directory) -> Result<Option<i64>, Engi
 }
 
 /// The lsn of the segment that an lsn is in.
-fn segment_of(lsn: i64) -> i64 {
+pub(super) fn segment_of(lsn: i64) -> i64 {
     lsn - lsn % SEGMENT_BYTES as i64
 }
 
@@ -204,13 +213,12 @@ fn walk(content: &[u8], lsn: i64) -> Walk {
     Walk::Whole
 }
 
-/// Whether a segment's content goes on with messages of a segment that was to take its place, but whose header never
-/// got there.
-fn is_being_overwritten(content: &[u8], lsn: i64, segments: &BTreeMap<i64, u64>) -> bool {
-    (0..content.len()).filter_map(|at| Message::parse(&content[at..])).any(|message| {
-        let new_lsn = i64::try_from(message.segment_number).ok().and_then(|n| n.checked_mul(SEGMENT_BYTES as i64));
-        new_lsn.is_some_and(|new_lsn| new_lsn > lsn && !segments.contains_key(&new_lsn))
-    })
+/// The lsns of later segments of which there are messages in this one's place: they were to take it, but their header
+/// never got there.
+fn newer_segments(content: &[u8], lsn: i64) -> BTreeSet<i64> {
+    let messages = (0..content.len()).filter_map(|at| Message::parse(&content[at..]));
+    let lsns = messages.filter_map(|m| i64::try_from(m.segment_number).ok()?.checked_mul(SEGMENT_BYTES as i64));
+    lsns.filter(|newer| *newer > lsn).collect()
 }
 
 /// A message whose checksum holds.

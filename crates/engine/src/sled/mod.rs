@@ -70,9 +70,9 @@ pub struct SledEngine {
     path: PathBuf,
     /// How far the snapshot reaches that the next start will replay the log on.
     snapshot_lsn: Option<i64>,
-    /// One writer at a time, who knows how long the file was when it was last synced; held before `slots` is.
-    writer: Mutex<u64>,
-    /// One checkpoint at a time.
+    /// One writer at a time; held before `slots` is.
+    writer: Mutex<()>,
+    /// What is known to be durable; one sync at a time.
     note_file: Mutex<NoteFile>,
     /// Held for writing while a batch goes into sled: records and their chunks are read under it, so they match.
     slots: RwLock<BTreeMap<Keyspace, Slot>>,
@@ -111,13 +111,15 @@ impl SledEngine {
         let file = file.map_err(EngineError::io("open", &path))?;
         let note_file = match contents {
             Contents::Fresh => NoteFile::create(&directory.note_file())?,
-            Contents::Store => {
-                let (note_file, note) = NoteFile::open(&directory.note_file())?;
-                audit::audit(&directory, &file, &note)?;
-                note_file
-            }
+            Contents::Store => NoteFile::open(&directory.note_file())?,
         };
+        if contents == Contents::Store {
+            audit::audit(&directory, &file, note_file.newest())?;
+        }
         let db = open_sled(&directory, options)?;
+        if db.context.pagecache.log.stable_offset() < note_file.newest().stable_lsn {
+            return Err(EngineError::corrupt(format!("sled went back behind what was durable in {}", path.display())));
+        }
         directory.sync()?;
         let engine = SledEngine {
             slots: RwLock::new(read_slots(&db, &path)?),
@@ -125,7 +127,7 @@ impl SledEngine {
             file,
             path,
             snapshot_lsn: audit::newest_snapshot(&directory)?,
-            writer: Mutex::new(0),
+            writer: Mutex::new(()),
             note_file: Mutex::new(note_file),
             failed: OnceLock::new(),
             directory,
@@ -222,6 +224,7 @@ impl SledEngine {
         batch: Batch,
         new_slots: impl IntoIterator<Item = (Keyspace, Option<Header>)>,
     ) -> Result<(), EngineError> {
+        self.note_progress()?;
         let mut slots = self.slots.write().map_err(|_| write_panicked())?;
         // Sled has no way back from a batch that is half done: after an error nothing here can be trusted.
         self.db.apply_batch(batch).map_err(|error| self.fail("write", error))?;
@@ -234,21 +237,33 @@ impl SledEngine {
         Ok(())
     }
 
-    /// Makes the file's length durable where it has grown. Sled counts on what it has written: if a power failure took
-    /// the end of the file and left a later segment elsewhere in it, sled would go on behind the gap.
-    fn sync_if_grown(&self, synced_bytes: &mut u64) -> Result<(), EngineError> {
-        let file_bytes = self.file.metadata().map_err(|error| self.fail("read", error.into()))?.len();
-        if file_bytes > *synced_bytes {
-            self.file.sync_data().map_err(|error| self.fail("sync", error.into()))?;
+    /// Sees to it that a note is made in every segment of sled's log, which [`audit`] relies on: what sled gives away
+    /// during a batch are segments from before the one in which its log stood when the batch began.
+    fn note_progress(&self) -> Result<(), EngineError> {
+        let mut note_file = self.note_file.lock().map_err(|_| write_panicked())?;
+        if audit::segment_of(self.written_lsn()) > audit::segment_of(note_file.newest().stable_lsn) {
+            self.make_durable(&mut note_file)?;
         }
-        *synced_bytes = file_bytes;
         Ok(())
+    }
+
+    /// Makes durable what sled has written so far, and notes how far that is.
+    fn make_durable(&self, note_file: &mut NoteFile) -> Result<(), EngineError> {
+        // Read before the sync: what is written now is what the sync makes durable.
+        let note = Note { stable_lsn: self.written_lsn(), snapshot_lsn: self.snapshot_lsn };
+        self.file.sync_data().map_err(|error| self.fail("sync", error.into()))?;
+        note_file.write(&note).map_err(|error| self.fail("note what is durable of", error.into()))
+    }
+
+    /// Sled has written its log through this lsn.
+    fn written_lsn(&self) -> i64 {
+        self.db.context.pagecache.log.stable_offset()
     }
 
     /// One step of a deletion; whether it was the last.
     fn delete_step(&self, keyspace: Keyspace) -> Result<bool, EngineError> {
         self.usable()?;
-        let mut synced_bytes = self.writer.lock().map_err(|_| write_panicked())?;
+        let _writing = self.writer.lock().map_err(|_| write_panicked())?;
         let slot = self.slots.read().map_err(|_| write_panicked())?.get(&keyspace).cloned();
         let header = match slot {
             None => return Ok(true),
@@ -276,7 +291,6 @@ impl SledEngine {
             Some(header)
         };
         self.write(batch, [(keyspace, header)])?;
-        self.sync_if_grown(&mut synced_bytes)?;
         Ok(last)
     }
 
@@ -332,7 +346,7 @@ impl Engine for SledEngine {
     fn apply(&self, batches: &[ApplyBatch]) -> Result<(), EngineError> {
         check_sizes(batches)?;
         self.usable()?;
-        let mut synced_bytes = self.writer.lock().map_err(|_| write_panicked())?;
+        let _writing = self.writer.lock().map_err(|_| write_panicked())?;
         let mut headers = BTreeMap::new();
         let mut changes = Vec::with_capacity(batches.iter().map(|batch| batch.changes.len()).sum());
         for ApplyBatch { keyspace, through, changes: of_batch } in batches {
@@ -364,8 +378,7 @@ impl Engine for SledEngine {
             let stored = header.encode(&key);
             batch.insert(key, stored);
         }
-        self.write(batch, headers.into_iter().map(|(keyspace, header)| (keyspace, Some(header))))?;
-        self.sync_if_grown(&mut synced_bytes)
+        self.write(batch, headers.into_iter().map(|(keyspace, header)| (keyspace, Some(header))))
     }
 
     fn scan(
@@ -410,13 +423,9 @@ impl Engine for SledEngine {
 
     fn checkpoint(&self) -> Result<(), EngineError> {
         self.usable()?;
-        let mut note_file = self.note_file.lock().map_err(|_| write_panicked())?;
         flush::flush(&self.db).map_err(|error| self.fail("write", error))?;
-        // Read before the sync: what is stable now is what the sync makes durable.
-        let note = Note { stable_lsn: self.db.context.pagecache.log.stable_offset(), snapshot_lsn: self.snapshot_lsn };
-        self.file.sync_data().map_err(|error| self.fail("sync", error.into()))?;
-        note_file.write(&note).map_err(|error| self.fail("note a checkpoint of", error.into()))?;
-        Ok(())
+        let mut note_file = self.note_file.lock().map_err(|_| write_panicked())?;
+        self.make_durable(&mut note_file)
     }
 
     fn statistics(&self) -> Statistics {

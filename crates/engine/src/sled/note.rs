@@ -21,23 +21,28 @@ pub(super) struct Note {
     pub snapshot_lsn: Option<i64>,
 }
 
+impl Note {
+    /// Before anything was durable.
+    const NOTHING: Note = Note { stable_lsn: -1, snapshot_lsn: None };
+}
+
 /// The file that holds the newest note.
 #[derive(Debug)]
 pub(super) struct NoteFile {
     file: File,
-    /// Number of the newest slot.
-    count: u64,
+    /// Number of the newest slot, and what it holds.
+    newest: (u64, Note),
 }
 
 impl NoteFile {
     /// Begins a file without a note in it.
     pub(super) fn create(path: &Path) -> Result<NoteFile, EngineError> {
         let file = File::options().create(true).truncate(true).read(true).write(true).open(path);
-        Ok(NoteFile { file: file.map_err(EngineError::io("create", path))?, count: 0 })
+        Ok(NoteFile { file: file.map_err(EngineError::io("create", path))?, newest: (0, Note::NOTHING) })
     }
 
     /// Opens a file that holds a note.
-    pub(super) fn open(path: &Path) -> Result<(NoteFile, Note), EngineError> {
+    pub(super) fn open(path: &Path) -> Result<NoteFile, EngineError> {
         let file = match File::options().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(EngineError::corrupt(format!("{} is missing", path.display())));
@@ -46,18 +51,23 @@ impl NoteFile {
         };
         let newest = [read_slot(&file, path, 0)?, read_slot(&file, path, 1)?].into_iter().flatten().max_by_key(|s| s.0);
         match newest {
-            Some((count, note)) => Ok((NoteFile { file, count }, note)),
+            Some(newest) => Ok(NoteFile { file, newest }),
             None => Err(EngineError::corrupt(format!("{} does not match its checksum", path.display()))),
         }
     }
 
     /// Replaces the note, durably.
     pub(super) fn write(&mut self, note: &Note) -> io::Result<()> {
-        let count = self.count + 1;
+        let count = self.newest.0 + 1;
         self.file.write_all_at(&encode(count, note), (count % 2) * SLOT_STRIDE_BYTES)?;
         self.file.sync_data()?;
-        self.count = count;
+        self.newest = (count, *note);
         Ok(())
+    }
+
+    /// The last note that was made.
+    pub(super) fn newest(&self) -> &Note {
+        &self.newest.1
     }
 }
 
@@ -103,7 +113,7 @@ mod tests {
         let mut file = NoteFile::create(&path).unwrap();
         for note in &notes {
             file.write(note).unwrap();
-            assert_eq!(NoteFile::open(&path).unwrap().1, *note);
+            assert_eq!(NoteFile::open(&path).unwrap().newest(), note);
         }
         let whole = std::fs::read(&path).unwrap();
         let newest = SLOT_STRIDE_BYTES as usize;
@@ -111,7 +121,7 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[newest + bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, &damaged).unwrap();
-            assert_eq!(NoteFile::open(&path).unwrap().1, notes[1], "bit {bit}");
+            assert_eq!(*NoteFile::open(&path).unwrap().newest(), notes[1], "bit {bit}");
         }
         std::fs::write(&path, b"").unwrap();
         assert!(matches!(NoteFile::open(&path), Err(EngineError::Corrupt { .. })));
