@@ -14,6 +14,7 @@
 //!
 //! Left out: changing the group's own members, leases and locks, TLS.
 
+pub mod cli;
 mod config;
 mod error;
 mod identity;
