@@ -59,7 +59,7 @@ pub async fn serve(
     loop {
         tokio::select! {
             ended = &mut server => {
-                return ended.map_err(|source| Error::Listen { address, flag: "--http-listen", source });
+                return ended.map_err(|source| Error::Listen { address, flag: "--http", source });
             }
             _ = upkeep.tick() => metrics.run_upkeep(),
         }

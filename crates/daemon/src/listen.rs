@@ -50,7 +50,7 @@ mod tests {
     /// Guards against a panic or a puzzling message for a word that is no address.
     #[tokio::test]
     async fn nonsense_is_named() {
-        let error = bind("nonsense", "--http-listen", false).await.unwrap_err().to_string();
-        assert!(error.contains("--http-listen"), "{error}");
+        let error = bind("nonsense", "--http", false).await.unwrap_err().to_string();
+        assert!(error.contains("--http"), "{error}");
     }
 }
