@@ -1,1 +1,49 @@
-//! The command line: keys, status, bench and the playground.
+//! The command line: keys, what the cluster looks like, a bench, and a playground.
+//!
+//! One file per group of commands; [`output`] is how they all print. Results go to stdout, everything else to stderr;
+//! an error is one line there, and the exit code says what kind it is ([`daemon::Exit`]).
+//!
+//! The binary is also both servers: the playground starts itself again under their names.
+
+mod bench;
+mod cli;
+mod cluster;
+mod completion;
+mod failure;
+mod keys;
+mod output;
+mod playground;
+
+use cli::{Cli, Command};
+use daemon::{Exit, Failure};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the command that `arguments` name; the program's own name comes first.
+pub fn main(mut arguments: Vec<OsString>) -> ExitCode {
+    match arguments.get(1).and_then(|word| word.to_str()) {
+        Some("viewleader") => viewleader::cli::main(arguments.split_off(1)),
+        Some("storaged") => storaged::cli::main(arguments.split_off(1)),
+        _ => daemon::main_with("dhtctl", run(arguments)),
+    }
+}
+
+async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
+    let Cli { globals, command } = daemon::settings::parse(arguments)?;
+    if std::env::var_os("RUST_LOG").is_some() {
+        daemon::logging::init(None, daemon::logging::LogFormat::Text)?;
+    }
+    match command {
+        Command::Setr(setr) => keys::setr(&globals, setr).await,
+        Command::Getr(getr) => keys::getr(&globals, getr).await,
+        Command::Delr(delr) => keys::delr(&globals, delr).await,
+        Command::QueryServers(flags) => cluster::query_servers(&globals, &flags).await,
+        Command::Status(flags) => cluster::status(&globals, &flags).await,
+        Command::Nodes(flags) => cluster::nodes(&globals, &flags).await,
+        Command::Partitions(flags) => cluster::partitions(&globals, &flags).await,
+        Command::Route(route) => cluster::route(&globals, &route).await,
+        Command::Bench(flags) => bench::run(&globals, flags).await,
+        Command::Playground(flags) => playground::run(&flags).await,
+        Command::Completion(flags) => completion::print(&flags),
+    }
+}

@@ -1,0 +1,151 @@
+//! What can be said on the command line.
+
+use crate::bench::BenchFlags;
+use crate::cluster::{PartitionsFlags, RouteFlags};
+use crate::completion::CompletionFlags;
+use crate::keys::{DelrFlags, GetrFlags, SetrFlags};
+use crate::output::Format;
+use crate::playground::PlaygroundFlags;
+use clap::{Args, Parser, Subcommand};
+use client::{Client, Options};
+use daemon::Failure;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Asks and changes a Ringleader cluster.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dhtctl",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 not found or a condition was false, 2 usage, 3 unavailable, 4 outcome unknown, \
+                  5 denied, 70 a bug."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Globals {
+    /// Viewleaders to ask; any of them answers.
+    // Not global in clap's sense: within `playground` the name means a number.
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', default_value = "127.0.0.1:39000")]
+    leaders: Vec<String>,
+    /// How results look.
+    #[arg(long, value_enum, global = true, default_value_t)]
+    pub(crate) output: Format,
+    /// How long a request is tried.
+    #[arg(long, value_name = "TIME", global = true, value_parser = daemon::settings::duration, default_value = "10s")]
+    pub(crate) timeout: Duration,
+    /// TOML file with leaders, output and timeout; flags and DHT_… variables win over it.
+    #[arg(long, value_name = "FILE", env = "DHT_CTL_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// `--leaders` after the command's name.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ClusterFlags {
+    /// Viewleaders to ask; any of them answers. [env: DHT_LEADERS, default: 127.0.0.1:39000]
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
+    leaders: Option<Vec<String>>,
+}
+
+impl Globals {
+    /// The viewleaders to ask: what was said last wins.
+    pub(crate) fn leaders<'a>(&'a self, flags: &'a ClusterFlags) -> &'a [String] {
+        flags.leaders.as_deref().unwrap_or(&self.leaders)
+    }
+
+    /// A client of the cluster.
+    pub(crate) async fn connect(&self, flags: &ClusterFlags) -> Result<Client, Failure> {
+        let options = Options { timeout: self.timeout };
+        Client::connect(self.leaders(flags), options).await.map_err(crate::failure::of)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+#[command(rename_all = "snake_case")]
+pub(crate) enum Command {
+    /// Give a key a value.
+    Setr(SetrFlags),
+    /// Print a key's value.
+    Getr(GetrFlags),
+    /// Take a key's value away.
+    Delr(DelrFlags),
+    /// Print the view's epoch and its storage nodes.
+    QueryServers(ClusterFlags),
+    /// Print how the cluster is: viewleaders, storage nodes, partitions that lack something.
+    Status(ClusterFlags),
+    /// Print the storage nodes, with what each holds.
+    Nodes(ClusterFlags),
+    /// Print who replicates each partition.
+    Partitions(PartitionsFlags),
+    /// Print where a key lives.
+    Route(RouteFlags),
+    /// Measure throughput, latency, and the longest time without a success.
+    Bench(BenchFlags),
+    /// Start a whole cluster on this machine, to play with.
+    Playground(PlaygroundFlags),
+    /// Print a completion script for a shell.
+    Completion(CompletionFlags),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use daemon::Exit;
+
+    fn parse(line: &str) -> Result<Cli, Failure> {
+        daemon::settings::parse(line.split_whitespace())
+    }
+
+    /// Guards against flags that clap only finds wrong when somebody uses them.
+    #[test]
+    fn the_command_line_is_consistent() {
+        daemon::settings::command_of::<Cli>().debug_assert();
+    }
+
+    /// Guards against `--leaders` meaning a number where it is a list, and the other way round.
+    #[test]
+    fn leaders_is_a_list_but_for_the_playground() {
+        let Cli { globals, command } = parse("dhtctl --leaders a:1,b:2 query_servers").unwrap();
+        let Command::QueryServers(flags) = command else { panic!("{command:?}") };
+        assert_eq!(globals.leaders(&flags), ["a:1", "b:2"]);
+        let Cli { globals, command } = parse("dhtctl --leaders a:1 status --leaders c:3 --output json").unwrap();
+        let Command::Status(flags) = command else { panic!("{command:?}") };
+        assert_eq!(globals.leaders(&flags), ["c:3"]);
+        assert_eq!(globals.output, Format::Json);
+        let Command::Playground(flags) = parse("dhtctl playground --leaders 5 --storage 4").unwrap().command else {
+            panic!("not the playground")
+        };
+        assert_eq!((flags.leaders, flags.storage), (5, 4));
+    }
+
+    /// Guards against usage errors that come with another code, or in several lines.
+    #[test]
+    fn usage_errors_are_one_line_and_exit_with_two() {
+        for line in [
+            "dhtctl setr",
+            "dhtctl setr key",
+            "dhtctl setr key value --if-absent --if-version 3",
+            "dhtctl setr key value --value-file f",
+            "dhtctl setr key value --if-version x",
+            "dhtctl getr",
+            "dhtctl frobnicate",
+            "dhtctl status --timeout soon",
+            "dhtctl status --output xml",
+            "dhtctl bench put --clients 0",
+            "dhtctl bench push",
+            "dhtctl playground --leaders 2",
+            "dhtctl playground --storage 0",
+        ] {
+            let failure = parse(line).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{line}: {failure}");
+            assert!(!failure.message.is_empty() && !failure.message.contains('\n'), "{line}: {failure}");
+        }
+    }
+}
