@@ -1,0 +1,153 @@
+//! The thread in front of the engine: takes committed changes of all shards, and makes checkpoints.
+//!
+//! Shards hand over rarely and much, with rewrites of one key merged, because a put costs the engine more than
+//! everything before it. Reads do not wait for this thread: what it has not applied yet is in the replicas' overlays.
+
+use crate::error::Error;
+use crate::fatal::Fatal;
+use crate::shard::Completion;
+use engine::{ApplyBatch, Engine, EngineError, Keyspace, VersionedChange};
+use replcore::Apply;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
+use types::{EntryId, PartitionId};
+
+/// Readers of the engine wait for a whole call: so many changes go into one, unless one partition brings more.
+const CHANGES_PER_CALL: usize = 256;
+
+/// One thing for the thread to do.
+enum Job {
+    Apply { batches: Vec<(PartitionId, Apply)>, done: UnboundedSender<Completion> },
+    Checkpoint(oneshot::Sender<()>),
+    Delete(Keyspace),
+}
+
+/// How shards and the log's keeper reach the thread. The last clone's end ends it.
+#[derive(Clone)]
+pub(crate) struct Applier {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Applier {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the system starts none.
+    pub(crate) fn spawn(engine: Arc<dyn Engine>, fatal: Arc<Fatal>) -> Result<(Applier, JoinHandle<()>), Error> {
+        let (jobs, queue) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("applier".to_owned())
+            .spawn(move || {
+                if let Err(error) = work(engine.as_ref(), &queue) {
+                    // P2: nothing is tried again on a store that failed, and no log is trimmed behind it.
+                    fatal.end(error.into());
+                }
+            })
+            .map_err(|error| Error::System { action: "start a thread", reason: error.to_string() })?;
+        Ok((Applier { jobs }, thread))
+    }
+
+    fn order(&self, job: Job) {
+        // The thread goes only after a failure that ends the node.
+        let _ended = self.jobs.send(job);
+    }
+
+    /// Applies what replicas gave; `done` hears of it.
+    pub(crate) fn apply(&self, batches: Vec<(PartitionId, Apply)>, done: UnboundedSender<Completion>) {
+        self.order(Job::Apply { batches, done });
+    }
+
+    /// Makes everything applied so far durable; resolves to false if that failed, and the node is ending.
+    pub(crate) async fn checkpoint(&self) -> bool {
+        let (done, finished) = oneshot::channel();
+        self.order(Job::Checkpoint(done));
+        finished.await.is_ok()
+    }
+
+    /// P5: deletes one generation of one partition.
+    pub(crate) fn delete(&self, keyspace: Keyspace) {
+        self.order(Job::Delete(keyspace));
+    }
+}
+
+fn work(engine: &dyn Engine, queue: &mpsc::Receiver<Job>) -> Result<(), EngineError> {
+    while let Ok(job) = queue.recv() {
+        match job {
+            Job::Apply { batches, done } => apply(engine, batches, &done)?,
+            Job::Checkpoint(done) => {
+                engine.checkpoint()?;
+                // Who asked may have gone.
+                let _nobody_waits = done.send(());
+            }
+            Job::Delete(keyspace) => match engine.delete(keyspace) {
+                Ok(()) => tracing::info!(%keyspace, "deleted"),
+                Err(EngineError::Corrupt { keyspace: Some(_), what }) => {
+                    tracing::warn!(%keyspace, what, "damaged data of an earlier generation stays on disk");
+                }
+                Err(error) => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn apply(
+    engine: &dyn Engine,
+    batches: Vec<(PartitionId, Apply)>,
+    done: &UnboundedSender<Completion>,
+) -> Result<(), EngineError> {
+    let mut group: Vec<ApplyBatch> = Vec::new();
+    let mut changes = 0;
+    let mut applied: Vec<(Keyspace, EntryId)> = Vec::with_capacity(batches.len());
+    for (partition, apply) in batches {
+        changes += apply.changes.len();
+        group.push(to_batch(partition, apply));
+        if changes >= CHANGES_PER_CALL {
+            apply_group(engine, &mut group, &mut applied, done)?;
+            changes = 0;
+        }
+    }
+    apply_group(engine, &mut group, &mut applied, done)?;
+    tell(done, Completion::Applied(applied));
+    Ok(())
+}
+
+/// One call to the engine. A damaged partition (P3) is left out, and its shard told.
+fn apply_group(
+    engine: &dyn Engine,
+    group: &mut Vec<ApplyBatch>,
+    applied: &mut Vec<(Keyspace, EntryId)>,
+    done: &UnboundedSender<Completion>,
+) -> Result<(), EngineError> {
+    while !group.is_empty() {
+        match engine.apply(group) {
+            Ok(()) => {
+                applied.extend(group.drain(..).map(|batch| (batch.keyspace, batch.through)));
+            }
+            Err(EngineError::Corrupt { keyspace: Some(damaged), what })
+                if group.iter().any(|batch| batch.keyspace == damaged) =>
+            {
+                tracing::error!(%damaged, what, "the state is damaged");
+                group.retain(|batch| batch.keyspace != damaged);
+                tell(done, Completion::Damaged(damaged.partition));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn to_batch(partition: PartitionId, apply: Apply) -> ApplyBatch {
+    let changes = apply.changes.into_iter().map(|(key, value, seq)| VersionedChange { key, value, seq });
+    ApplyBatch {
+        keyspace: Keyspace { partition, generation: apply.generation },
+        through: apply.through,
+        changes: changes.collect(),
+    }
+}
+
+fn tell(done: &UnboundedSender<Completion>, completion: Completion) {
+    // A shard goes only when the node ends.
+    let _ended = done.send(completion);
+}

@@ -1,0 +1,110 @@
+//! Keeps the write-ahead log short: what the state has on disk, and every replica has, need not be replayed.
+//!
+//! Whenever the log has begun a new segment: shards hand everything committed to the engine, the engine makes a
+//! checkpoint, replicas trim their logs and write their bases again, the view is written again, and when all of that is
+//! on disk the segments that nobody needs any more are released (P23).
+
+use crate::applier::Applier;
+use crate::control::Rewrite;
+use crate::journal::WalJournal;
+use crate::reports::Reports;
+use crate::session::Contents;
+use crate::shard::{Input, Shards};
+use engine::Engine;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use wal::SegmentNumber;
+
+/// How often to look although no segment began: followers may have caught up since, and counters want to be fresh.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Segments that may be there without a reason to look again.
+const SEGMENTS_QUIET: u64 = 2;
+
+/// The log's keeper.
+pub(crate) struct Keeper {
+    /// The log.
+    pub(crate) journal: Arc<WalJournal>,
+    /// The replicas.
+    pub(crate) shards: Shards,
+    /// The engine, for checkpoints.
+    pub(crate) applier: Applier,
+    /// The engine, for its counters.
+    pub(crate) engine: Arc<dyn Engine>,
+    /// Where the view is asked to be written again.
+    pub(crate) rewrites: mpsc::Sender<Rewrite>,
+    /// What heartbeats tell.
+    pub(crate) contents: Arc<Contents>,
+    /// What serves here.
+    pub(crate) reports: Arc<Reports>,
+}
+
+impl Keeper {
+    /// Works until the node ends.
+    pub(crate) async fn run(self) {
+        let mut reached = self.journal.reached();
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut counted = wal::Counters::default();
+        loop {
+            let began = tokio::select! {
+                changed = reached.changed() => match changed {
+                    Ok(()) => true,
+                    Err(_) => return,
+                },
+                _ = looks.tick() => false,
+            };
+            counted = self.count(counted);
+            let segments = counted.current_segment.0 - counted.first_segment.0 + 1;
+            if (began && segments > 1) || segments > SEGMENTS_QUIET {
+                let before = *reached.borrow_and_update();
+                match self.trim(before).await {
+                    Some(first) => tracing::debug!(%first, current = %before, "trimmed the log"),
+                    None => return,
+                }
+            }
+        }
+    }
+
+    /// One round; returns the first segment that is still needed, or nothing if the node is ending.
+    async fn trim(&self, reached: SegmentNumber) -> Option<SegmentNumber> {
+        self.ask_all(Input::Drain).await?;
+        if !self.applier.checkpoint().await {
+            return None;
+        }
+        // Bases written from here on lie in `reached` or later; so does the view.
+        let needed = self.ask_all(Input::Checkpointed).await?;
+        let (ask, written) = oneshot::channel();
+        self.rewrites.send(ask).await.ok()?;
+        let view_segment = written.await.ok()?;
+        let first = needed.into_iter().flatten().chain([reached, view_segment]).min()?;
+        self.journal.writer().release_before(first);
+        Some(first)
+    }
+
+    async fn ask_all<T>(&self, question: impl Fn(oneshot::Sender<T>) -> Input) -> Option<Vec<T>> {
+        let mut answers = Vec::new();
+        for index in 0..self.shards.count() {
+            let (ask, answer) = oneshot::channel();
+            self.shards.at(index).send(question(ask)).await;
+            answers.push(answer);
+        }
+        futures::future::try_join_all(answers).await.ok()
+    }
+
+    /// Brings the counters up to date.
+    fn count(&self, before: wal::Counters) -> wal::Counters {
+        let now = self.journal.writer().counters();
+        metrics::counter!("storaged_log_syncs_total").increment(now.groups - before.groups);
+        metrics::counter!("storaged_log_bytes_total").increment(now.bytes - before.bytes);
+        metrics::gauge!("storaged_log_retained_bytes").set(now.retained_bytes as f64);
+        metrics::gauge!("storaged_serving_partitions").set(self.reports.serving_count() as f64);
+        let statistics = self.engine.statistics();
+        let keys = statistics.keyspaces.values().map(|keyspace| keyspace.user_records).sum();
+        let bytes = statistics.keyspaces.values().map(|keyspace| keyspace.user_bytes).sum();
+        self.contents.keys.store(keys, Ordering::Relaxed);
+        self.contents.bytes.store(bytes, Ordering::Relaxed);
+        now
+    }
+}

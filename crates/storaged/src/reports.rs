@@ -1,0 +1,199 @@
+//! What the viewleader should hear: a board that shards and peer streams write on and the session reads from.
+//!
+//! A board instead of a queue: what is reported again replaces what it repeats, so it is bounded by the number of
+//! partitions and nodes however long no viewleader is reachable, and nothing on it is ever lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+use types::{NodeId, PartitionId, Term};
+use wire::v1;
+use wire::v1::node_message::Message;
+
+/// Everything there is to report.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    board: Mutex<Board>,
+    urgent: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Board {
+    /// What serves here, and whom it waits for (P19).
+    serving: BTreeMap<PartitionId, Serving>,
+    /// Of `serving`, what this session has not said yet; absent there: ceased.
+    changed: BTreeSet<PartitionId>,
+    activated: BTreeMap<PartitionId, Term>,
+    stuck: BTreeMap<PartitionId, (Term, Vec<NodeId>)>,
+    damaged: BTreeSet<PartitionId>,
+    /// Peers whose machine refused a connection and that have not come back since.
+    suspects: BTreeSet<NodeId>,
+    unsaid_suspects: BTreeSet<NodeId>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Serving {
+    term: Term,
+    behind: Vec<NodeId>,
+}
+
+impl Reports {
+    fn lock(&self) -> MutexGuard<'_, Board> {
+        // Nothing that runs under the lock leaves the board half-changed.
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A partition begins (`Some`) or ceases to serve here.
+    pub(crate) fn serving(&self, partition: PartitionId, term: Option<Term>) {
+        let mut board = self.lock();
+        match term {
+            Some(term) => board.serving.insert(partition, Serving { term, behind: Vec::new() }),
+            None => board.serving.remove(&partition),
+        };
+        board.changed.insert(partition);
+    }
+
+    /// Who lacks more than a moment's entries of a partition that serves here.
+    pub(crate) fn behind(&self, partition: PartitionId, behind: Vec<NodeId>) {
+        let mut board = self.lock();
+        if let Some(serving) = board.serving.get_mut(&partition)
+            && serving.behind != behind
+        {
+            serving.behind = behind;
+            board.changed.insert(partition);
+        }
+    }
+
+    /// How many partitions serve here.
+    pub(crate) fn serving_count(&self) -> usize {
+        self.lock().serving.len()
+    }
+
+    /// P16.
+    pub(crate) fn activated(&self, partition: PartitionId, term: Term) {
+        self.lock().activated.insert(partition, term);
+        self.urgent.notify_one();
+    }
+
+    /// P19.
+    pub(crate) fn stuck(&self, partition: PartitionId, term: Term, unreachable: Vec<NodeId>) {
+        self.lock().stuck.insert(partition, (term, unreachable));
+        self.urgent.notify_one();
+    }
+
+    /// P3.
+    pub(crate) fn damaged(&self, partition: PartitionId) {
+        self.lock().damaged.insert(partition);
+        self.urgent.notify_one();
+    }
+
+    /// A peer's machine refused a connection: nobody listens there.
+    pub(crate) fn suspect(&self, node: NodeId) {
+        let mut board = self.lock();
+        if board.suspects.insert(node) {
+            board.unsaid_suspects.insert(node);
+            drop(board);
+            self.urgent.notify_one();
+        }
+    }
+
+    /// A suspect is back.
+    pub(crate) fn trust(&self, node: NodeId) {
+        let mut board = self.lock();
+        board.suspects.remove(&node);
+        board.unsaid_suspects.remove(&node);
+    }
+
+    /// P8: somebody has promised a higher term: the next heartbeat should leave now, it brings the newest view.
+    pub(crate) fn want_view(&self) {
+        self.urgent.notify_one();
+    }
+
+    /// Resolves when something should leave before the next heartbeat is due.
+    pub(crate) async fn urgent(&self) {
+        self.urgent.notified().await;
+    }
+
+    /// A new session knows nothing.
+    pub(crate) fn begin_session(&self) {
+        let mut board = self.lock();
+        board.changed = board.serving.keys().copied().collect();
+        board.unsaid_suspects = board.suspects.clone();
+    }
+
+    /// What began, ceased or changed to serve since this was last asked.
+    pub(crate) fn take_serving(&self) -> Vec<v1::Serving> {
+        let mut board = self.lock();
+        let changed = std::mem::take(&mut board.changed);
+        let said = changed.into_iter().map(|partition| {
+            let serving = board.serving.get(&partition);
+            v1::Serving {
+                partition: partition.0,
+                term: serving.map_or(0, |serving| serving.term.0),
+                behind: serving.map_or_else(Vec::new, |serving| numbers(&serving.behind)),
+            }
+        });
+        said.collect()
+    }
+
+    /// Everything else that has not been said.
+    pub(crate) fn take_messages(&self) -> Vec<Message> {
+        let mut board = self.lock();
+        let board = &mut *board;
+        let activated = std::mem::take(&mut board.activated)
+            .into_iter()
+            .map(|(partition, term)| Message::Activated(v1::Activated { partition: partition.0, term: term.0 }));
+        let stuck = std::mem::take(&mut board.stuck).into_iter().map(|(partition, (term, unreachable))| {
+            let unreachable = numbers(&unreachable);
+            Message::Stuck(v1::Stuck { partition: partition.0, term: term.0, unreachable })
+        });
+        let damaged = std::mem::take(&mut board.damaged)
+            .into_iter()
+            .map(|partition| Message::Damaged(v1::Damaged { partition: partition.0 }));
+        let suspects = std::mem::take(&mut board.unsaid_suspects)
+            .into_iter()
+            .map(|node| Message::Suspect(v1::Suspect { node: node.0 }));
+        activated.chain(stuck).chain(damaged).chain(suspects).collect()
+    }
+}
+
+fn numbers(nodes: &[NodeId]) -> Vec<u64> {
+    nodes.iter().map(|node| node.0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a new leader that is never told what serves here, or whom a node suspects.
+    #[test]
+    fn a_new_session_hears_everything_again() {
+        let reports = Reports::default();
+        reports.serving(PartitionId(3), Some(Term(7)));
+        reports.behind(PartitionId(3), vec![NodeId(2)]);
+        reports.suspect(NodeId(9));
+        let expected = vec![v1::Serving { partition: 3, term: 7, behind: vec![2] }];
+        for _ in 0..2 {
+            reports.begin_session();
+            assert_eq!(reports.take_serving(), expected);
+            assert_eq!(reports.take_messages(), [Message::Suspect(v1::Suspect { node: 9 })]);
+            assert!(reports.take_serving().is_empty() && reports.take_messages().is_empty());
+        }
+        reports.trust(NodeId(9));
+        reports.serving(PartitionId(3), None);
+        assert_eq!(reports.take_serving(), [v1::Serving { partition: 3, term: 0, behind: vec![] }]);
+        reports.begin_session();
+        assert!(reports.take_serving().is_empty() && reports.take_messages().is_empty());
+    }
+
+    /// Guards against a queue that grows while no viewleader is reachable.
+    #[test]
+    fn what_is_repeated_is_kept_once() {
+        let reports = Reports::default();
+        for term in 1..1000 {
+            reports.stuck(PartitionId(1), Term(term), vec![NodeId(2)]);
+            reports.activated(PartitionId(1), Term(term));
+        }
+        assert_eq!(reports.take_messages().len(), 2);
+    }
+}

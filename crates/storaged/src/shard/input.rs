@@ -1,0 +1,162 @@
+//! What reaches a shard.
+
+use crate::clock::Moment;
+use crate::kv::connection::Connection;
+use engine::Keyspace;
+use replcore::{Message, PersistIndex};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+use types::{EntryId, Epoch, NodeId, PartitionId, Seq, Term, View};
+use wal::SegmentNumber;
+use wire::convert::Operation;
+
+/// How many inputs wait for a shard before whoever has more waits too. An input is a whole batch.
+const QUEUE_LENGTH: usize = 1024;
+
+/// A client's request, checked, for a partition of this shard.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    /// The client's number for it.
+    pub(crate) number: u64,
+    /// The key's partition.
+    pub(crate) partition: PartitionId,
+    /// What is asked.
+    pub(crate) operation: Operation,
+    /// When nobody waits for it any more.
+    pub(crate) deadline: Moment,
+}
+
+/// What others want of a shard.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// One client's batch.
+    Requests {
+        /// Who is answered.
+        connection: Arc<Connection>,
+        /// What is asked.
+        requests: Vec<Incoming>,
+    },
+    /// One peer's batch.
+    Messages {
+        /// The peer.
+        from: NodeId,
+        /// What it says, in its order.
+        messages: Vec<(PartitionId, Message)>,
+    },
+    /// The link to this peer has changed: look at its era.
+    Peer(NodeId),
+    /// A newer view, on disk (P5).
+    View(Arc<View>),
+    /// The viewleader's answer to a reported activation (P16).
+    ActivationAnswered {
+        /// Which partition.
+        partition: PartitionId,
+        /// Of which term.
+        term: Term,
+        /// Whether it is committed there.
+        accepted: bool,
+    },
+    /// The viewleader has noted a damaged replica (P3).
+    DamageNoted {
+        /// Which partition.
+        partition: PartitionId,
+        /// At which epoch.
+        epoch: Epoch,
+    },
+    /// The log is to be trimmed: hand everything committed to the state; answered when the state has it.
+    Drain(oneshot::Sender<()>),
+    /// The state is on disk as of the last drain: trim, write the bases again; answered, once those are on disk, with
+    /// the oldest segment of the log that the shard still needs (`None`: none).
+    Checkpointed(oneshot::Sender<Option<SegmentNumber>>),
+    /// Finish: answer what is open, then end.
+    Stop,
+}
+
+/// What a shard asked for and is done.
+#[derive(Debug)]
+pub(crate) enum Completion {
+    /// A submission to the write-ahead log is on disk.
+    Persisted {
+        /// The segment with its first record.
+        segment: SegmentNumber,
+        /// What it held, by partition.
+        persisted: Vec<Persisted>,
+    },
+    /// The state holds what it was given.
+    Applied(Vec<(Keyspace, EntryId)>),
+    /// The state could not take what it was given because a partition's data there is damaged (P3).
+    Damaged(PartitionId),
+}
+
+/// One partition's part of a submission.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Persisted {
+    /// Which partition.
+    pub(crate) partition: PartitionId,
+    /// Its last record.
+    pub(crate) through: PersistIndex,
+    /// The highest entry in it, if it held any.
+    pub(crate) highest: Option<Seq>,
+    /// A new generation began with it: entries written before are of no use.
+    pub(crate) reset: bool,
+}
+
+/// How others reach a shard.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardHandle {
+    /// Waits when full.
+    pub(crate) inputs: mpsc::Sender<Input>,
+}
+
+impl ShardHandle {
+    /// A handle and the end that the shard reads.
+    pub(crate) fn channel() -> (ShardHandle, mpsc::Receiver<Input>) {
+        let (inputs, receiver) = mpsc::channel(QUEUE_LENGTH);
+        (ShardHandle { inputs }, receiver)
+    }
+
+    /// Hands something over, waiting while the queue is full. A shard that has ended takes nothing: the node ends too.
+    pub(crate) async fn send(&self, input: Input) {
+        // The receiver goes only when the node ends; then nobody is answered anyway.
+        let _ended = self.inputs.send(input).await;
+    }
+}
+
+/// The shards of a node: partition p belongs to shard p mod their number.
+#[derive(Clone, Debug)]
+pub(crate) struct Shards(Arc<[ShardHandle]>);
+
+impl Shards {
+    /// All shards, in order.
+    pub(crate) fn new(handles: Vec<ShardHandle>) -> Shards {
+        assert!(!handles.is_empty(), "a node has at least one shard");
+        Shards(handles.into())
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Which one a partition belongs to.
+    pub(crate) fn index_of(&self, partition: PartitionId) -> usize {
+        partition.0 as usize % self.0.len()
+    }
+
+    /// The shard of this index.
+    pub(crate) fn at(&self, index: usize) -> &ShardHandle {
+        &self.0[index]
+    }
+
+    /// The shard of a partition.
+    pub(crate) fn of(&self, partition: PartitionId) -> &ShardHandle {
+        self.at(self.index_of(partition))
+    }
+
+    /// Hands the same to all.
+    pub(crate) async fn broadcast(&self, input: impl Fn() -> Input) {
+        for shard in self.0.iter() {
+            shard.send(input()).await;
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What happens by the clock: ticks, deadlines, reports of followers that are behind, and forgetting.
+//!
+//! The ticker only runs while somebody needs it: an idle shard sleeps.
+
+use crate::clock;
+use crate::shard::worker::Worker;
+use replcore::Event;
+
+/// Followers that are behind are reported every so many ticks.
+const BEHIND_EVERY_TICKS: u64 = 25;
+
+impl Worker {
+    /// Whether a replica, an open request or waiting changes need the ticker.
+    pub(super) fn wants_ticks(&self) -> bool {
+        !self.ticking.is_empty() || !self.open.is_empty() || self.lag.bytes() > 0 || self.stopping.is_some()
+    }
+
+    /// One tick for every replica that needs it; a look at the deadlines.
+    pub(super) fn on_tick(&mut self) {
+        self.last_tick = self.now;
+        self.ticks += 1;
+        let ticking = std::mem::take(&mut self.ticking);
+        for place in &ticking {
+            self.step(*place, Event::Tick);
+        }
+        let report = self.ticks.is_multiple_of(BEHIND_EVERY_TICKS);
+        for place in ticking {
+            let Some(slot) = self.slot(place) else { continue };
+            slot.ticking = slot.replica.needs_tick();
+            let still_ticking = slot.ticking;
+            if report || (!still_ticking && slot.told_behind) {
+                self.report_behind(place);
+            }
+            if still_ticking {
+                self.ticking.push(place);
+            }
+        }
+        for (partition, tokens) in self.open.expired(self.now) {
+            let place = self.place_of(partition);
+            self.step(place, Event::Expire { tokens });
+        }
+    }
+
+    fn report_behind(&mut self, place: usize) {
+        let Some(slot) = self.slot(place) else { return };
+        if slot.serving.is_none() {
+            return;
+        }
+        let behind = slot.replica.behind();
+        if behind.is_empty() && !slot.told_behind {
+            return;
+        }
+        slot.told_behind = !behind.is_empty();
+        let partition = slot.replica.partition();
+        self.parts.reports.behind(partition, behind);
+    }
+
+    /// P28: requests are forgotten even where nothing is being written.
+    pub(super) fn forget(&mut self) {
+        let before = clock::forget_before();
+        for place in 0..self.slots.len() {
+            let Some(slot) = self.slot(place) else { continue };
+            if slot.replica.oldest_request().is_some_and(|oldest| oldest < before) {
+                self.step(place, Event::Forget { before });
+            }
+        }
+    }
+}

@@ -1,0 +1,573 @@
+//! The shard's task: takes what arrives, steps replicas, and does what they ask.
+
+use crate::applier::Applier;
+use crate::clock::{self, Clock, Moment};
+use crate::fatal::Fatal;
+use crate::journal::Journal;
+use crate::kv::answer;
+use crate::me::Me;
+use crate::meters::ShardMeters;
+use crate::peer::Links;
+use crate::peer::link::Era;
+use crate::reports::Reports;
+use crate::shard::burst::Burst;
+use crate::shard::input::{Completion, Incoming, Input, Persisted};
+use crate::shard::lag::Lag;
+use crate::shard::open::{Open, OpenRequest};
+use crate::shard::retention::Retention;
+use crate::shard::slot::{PartitionState, Slot};
+use engine::{Engine, Keyspace};
+use replcore::{Effect, Event, Message, Proposal, Replica, Settings};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+use types::{ErrorCode, NodeId, PartitionId, View};
+use wal::SegmentNumber;
+use wire::convert::Operation;
+
+/// How often replicas that ask for it get a tick, and deadlines are looked at.
+pub(crate) const TICK_MS: u64 = 20;
+/// A burst ends after this many inputs, so that its answers leave.
+const BURST_INPUTS_MAX: usize = 256;
+/// Or after events with about so many bytes: they become one submission to the log.
+const BURST_BYTES_MAX: usize = 4 << 20;
+/// How long after the node is told to stop its open requests may still be answered.
+const STOP_MAX_MS: u64 = 500;
+/// How often remembered requests are looked at.
+const FORGET_EVERY: Duration = Duration::from_secs(15);
+
+/// What a shard is made of.
+pub(crate) struct Parts {
+    /// This node.
+    pub(crate) me: Me,
+    /// Which shard, of how many.
+    pub(crate) index: usize,
+    /// See `index`.
+    pub(crate) count: usize,
+    /// Bounds of its replicas.
+    pub(crate) settings: Settings,
+    /// Unapplied bytes at which the engine gets them.
+    pub(crate) unapplied_bytes_max: usize,
+    /// The node's view when it started.
+    pub(crate) view: Arc<View>,
+    /// The applied state, for reading.
+    pub(crate) engine: Arc<dyn Engine>,
+    /// The applied state, for writing.
+    pub(crate) applier: Applier,
+    /// The write-ahead log.
+    pub(crate) journal: Arc<dyn Journal>,
+    /// The ways to the peers.
+    pub(crate) links: Arc<Links>,
+    /// What the viewleader should hear.
+    pub(crate) reports: Arc<Reports>,
+    /// How the node ends.
+    pub(crate) fatal: Arc<Fatal>,
+    /// The node's clock.
+    pub(crate) clock: Clock,
+}
+
+/// A replica that was found on disk.
+pub(crate) struct Recovered {
+    /// The replica.
+    pub(crate) replica: Replica,
+    /// Where the log holds its entries.
+    pub(crate) retention: Retention,
+    /// It goes out of service at once (P3).
+    pub(crate) damaged: bool,
+}
+
+/// Who waits for a drain to be over.
+type Drained = oneshot::Sender<()>;
+
+/// One shard.
+pub(crate) struct Worker {
+    pub(super) parts: Parts,
+    /// By partition id divided by the number of shards.
+    pub(super) slots: Vec<Option<Box<Slot>>>,
+    pub(super) open: Open,
+    pub(super) now: Moment,
+    pub(super) ticking: Vec<usize>,
+    pub(super) last_tick: Moment,
+    pub(super) ticks: u64,
+    pub(super) lag: Lag<Drained>,
+    pub(super) stopping: Option<Moment>,
+    pub(super) completions: mpsc::UnboundedSender<Completion>,
+    pub(super) meters: ShardMeters,
+    completed: mpsc::UnboundedReceiver<Completion>,
+    peers: BTreeMap<NodeId, Option<Era>>,
+    burst: Burst,
+    burst_bytes: usize,
+    touched: Vec<usize>,
+    effects: Vec<Effect>,
+    /// Submissions to the log so far, and those that are on disk.
+    submissions: u64,
+    durable_submissions: u64,
+    /// Who waits for the bases to be on disk, with the submission that holds them.
+    trimming: Option<(u64, oneshot::Sender<Option<SegmentNumber>>)>,
+    failed: bool,
+}
+
+impl Worker {
+    /// A shard with the replicas that were found on disk.
+    pub(crate) fn new(parts: Parts, recovered: Vec<Recovered>) -> Worker {
+        let (completions, completed) = mpsc::unbounded_channel();
+        let mut worker = Worker {
+            slots: Vec::new(),
+            open: Open::default(),
+            now: parts.clock.now(),
+            ticking: Vec::new(),
+            last_tick: Moment(0),
+            ticks: 0,
+            lag: Lag::new(parts.unapplied_bytes_max),
+            stopping: None,
+            completions,
+            meters: ShardMeters::new(parts.index),
+            completed,
+            peers: BTreeMap::new(),
+            burst: Burst::default(),
+            burst_bytes: 0,
+            touched: Vec::new(),
+            effects: Vec::new(),
+            submissions: 0,
+            durable_submissions: 0,
+            trimming: None,
+            failed: false,
+            parts,
+        };
+        for Recovered { replica, retention, damaged } in recovered {
+            let place = worker.place_of(replica.partition());
+            worker.put(place, Slot::new(replica, retention));
+            if damaged {
+                worker.step(place, Event::Damaged);
+            }
+        }
+        worker
+    }
+
+    /// Works until it is told to stop, or the node fails.
+    pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        let mut ticker = tokio::time::interval(Duration::from_millis(TICK_MS));
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut forgetting = tokio::time::interval(FORGET_EVERY);
+        let recovered: Vec<usize> = (0..self.slots.len()).filter(|place| self.slots[*place].is_some()).collect();
+        for place in recovered {
+            self.touch(place);
+        }
+        self.change_view(self.parts.view.clone());
+        self.end_burst();
+        while !self.failed && !self.is_finished() {
+            tokio::select! {
+                biased;
+                Some(completion) = self.completed.recv() => {
+                    self.now = self.parts.clock.now();
+                    self.on_completion(completion);
+                }
+                input = inputs.recv() => {
+                    let Some(input) = input else { break };
+                    self.now = self.parts.clock.now();
+                    self.on_input(input);
+                }
+                _ = ticker.tick(), if self.wants_ticks() => self.now = self.parts.clock.now(),
+                _ = forgetting.tick() => {
+                    self.now = self.parts.clock.now();
+                    self.forget();
+                }
+            }
+            self.drain_queues(&mut inputs);
+            if self.now >= self.last_tick.after_ms(TICK_MS) && self.wants_ticks() {
+                self.on_tick();
+            }
+            self.end_burst();
+        }
+        tracing::debug!(shard = self.parts.index, "the shard has ended");
+    }
+
+    /// Takes what else is there, as long as the burst is not too large.
+    fn drain_queues(&mut self, inputs: &mut mpsc::Receiver<Input>) {
+        for _ in 0..BURST_INPUTS_MAX {
+            if self.burst_bytes > BURST_BYTES_MAX {
+                return;
+            }
+            if let Ok(completion) = self.completed.try_recv() {
+                self.on_completion(completion);
+            } else if let Ok(input) = inputs.try_recv() {
+                self.on_input(input);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.stopping.is_some_and(|latest| self.open.is_empty() || self.now >= latest)
+    }
+
+    fn on_input(&mut self, input: Input) {
+        match input {
+            Input::Requests { connection, requests } => {
+                self.meters.requests(requests.len());
+                for request in requests {
+                    self.on_request(&connection, request);
+                }
+            }
+            Input::Messages { from, messages } => {
+                self.meters.messages_received(messages.len());
+                for (partition, message) in messages {
+                    self.on_message(from, partition, message);
+                }
+            }
+            Input::Peer(peer) => self.look_at_peer(peer),
+            Input::View(view) => self.change_view(view),
+            Input::ActivationAnswered { partition, term, accepted } => {
+                let place = self.place_of(partition);
+                self.step(place, Event::ActivationAnswered { term, accepted });
+            }
+            Input::DamageNoted { partition, epoch } => {
+                let place = self.place_of(partition);
+                self.step(place, Event::DamageNoted { epoch });
+            }
+            Input::Drain(done) => self.lag.ask_to_drain(done),
+            Input::Checkpointed(done) => self.trim(done),
+            Input::Stop => self.stop(),
+        }
+    }
+
+    fn on_completion(&mut self, completion: Completion) {
+        match completion {
+            Completion::Persisted { segment, persisted } => {
+                self.durable_submissions += 1;
+                for Persisted { partition, through, highest, reset } in persisted {
+                    let place = self.place_of(partition);
+                    if let Some(slot) = self.slot(place) {
+                        if reset {
+                            slot.retention = Retention::default();
+                        }
+                        if let Some(highest) = highest {
+                            slot.retention.note(segment, highest);
+                        }
+                    }
+                    self.step(place, Event::Persisted { through });
+                }
+                self.answer_trimming();
+            }
+            Completion::Applied(applied) => {
+                for (Keyspace { partition, generation }, through) in applied {
+                    let place = self.place_of(partition);
+                    self.step(place, Event::Applied { generation, through });
+                }
+                let drained = self.lag.applied();
+                self.answer_drain(drained);
+            }
+            Completion::Damaged(partition) => {
+                let place = self.place_of(partition);
+                self.step(place, Event::Damaged);
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ clients, peers
+
+    fn on_request(&mut self, connection: &Arc<crate::kv::connection::Connection>, request: Incoming) {
+        let Incoming { number, partition, operation, deadline } = request;
+        let place = self.place_of(partition);
+        let refused = match (self.stopping, self.slot(place)) {
+            (Some(_), _) => Some(ErrorCode::ShuttingDown),
+            (None, None) => Some(ErrorCode::NotPrimary),
+            (None, Some(_)) => None,
+        };
+        if let Some(code) = refused {
+            let view = Some(self.parts.view.as_ref());
+            let response = answer::refusal(number, self.parts.me.node, Some(partition), code, None, view);
+            self.burst.answer(connection.clone(), response);
+            return;
+        }
+        let token = self.open.insert(OpenRequest { connection: connection.clone(), number, partition, deadline });
+        let event = match operation {
+            Operation::Get(key) => Event::Read { token, key },
+            Operation::Mutate(mutation, id, stamp) => {
+                if let types::MutationKind::Put(value) = &mutation.kind {
+                    self.burst_bytes += value.len();
+                }
+                let proposal = Proposal { id, stamp, mutation, forget_before: clock::forget_before() };
+                Event::Mutate { token, proposal }
+            }
+        };
+        self.step(place, event);
+    }
+
+    fn on_message(&mut self, from: NodeId, partition: PartitionId, message: Message) {
+        if partition.0 >= self.parts.view.partition_count.get() {
+            tracing::warn!(%from, %partition, "a message for a partition that the cluster does not have");
+            return;
+        }
+        if let replcore::Body::Prepare { entries, .. } | replcore::Body::Fetched { entries, .. } = &message.body {
+            self.burst_bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
+        }
+        let place = self.place_of(partition);
+        // P4: without a record the replica answers that it is no member.
+        if self.slot(place).is_none() && !self.create(place, partition) {
+            return;
+        }
+        self.step(place, Event::Message { from, message });
+    }
+
+    /// Tells the replicas what has become of a peer's stream.
+    fn look_at_peer(&mut self, peer: NodeId) {
+        self.burst.set_links(self.parts.links.all());
+        let era = self.burst.link(peer).and_then(|link| link.era());
+        let event = match (self.peers.insert(peer, era), era) {
+            (Some(known), now) if known == now => return,
+            (_, Some(_)) => Event::PeerUp { peer },
+            (_, None) => Event::PeerDown { peer },
+        };
+        for place in 0..self.slots.len() {
+            self.step(place, event.clone());
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ views
+
+    fn change_view(&mut self, view: Arc<View>) {
+        self.parts.view = view.clone();
+        self.burst.set_links(self.parts.links.all());
+        for place in 0..(view.configurations.len().saturating_sub(self.parts.index)).div_ceil(self.parts.count) {
+            let partition = self.partition_at(place);
+            let Some(configuration) = view.configuration(partition) else { continue };
+            if self.slot(place).is_none() && !(configuration.names(self.parts.me.node) && self.create(place, partition))
+            {
+                continue;
+            }
+            let event = Event::View { epoch: view.epoch, configuration: configuration.clone() };
+            self.step(place, event);
+        }
+    }
+
+    fn create(&mut self, place: usize, partition: PartitionId) -> bool {
+        let Me { node, accepted_at, .. } = self.parts.me;
+        match Replica::new(node, partition, accepted_at, self.parts.settings, Default::default()) {
+            Ok(replica) => {
+                self.put(place, Slot::new(replica, Retention::default()));
+                true
+            }
+            Err(error) => {
+                self.fail(crate::Error::Bug(format!("{partition} cannot begin empty: {error}")));
+                false
+            }
+        }
+    }
+
+    fn put(&mut self, place: usize, slot: Slot) {
+        if self.slots.len() <= place {
+            self.slots.resize_with(place + 1, || None);
+        }
+        self.slots[place] = Some(Box::new(slot));
+        let down: Vec<NodeId> = self.peers.iter().filter(|(_, era)| era.is_none()).map(|(peer, _)| *peer).collect();
+        for peer in down {
+            self.step(place, Event::PeerDown { peer });
+        }
+    }
+
+    pub(super) fn place_of(&self, partition: PartitionId) -> usize {
+        partition.0 as usize / self.parts.count
+    }
+
+    fn partition_at(&self, place: usize) -> PartitionId {
+        PartitionId((place * self.parts.count + self.parts.index) as u32)
+    }
+
+    pub(super) fn slot(&mut self, place: usize) -> Option<&mut Slot> {
+        self.slots.get_mut(place)?.as_deref_mut()
+    }
+
+    // ------------------------------------------------------------------------------------------------ steps
+
+    /// Gives a replica an event and does what it asks. A place without a replica takes nothing.
+    pub(super) fn step(&mut self, place: usize, event: Event) {
+        let Some(Some(slot)) = self.slots.get_mut(place) else { return };
+        let partition = slot.replica.partition();
+        let state = PartitionState::new(self.parts.engine.as_ref(), partition);
+        slot.replica.step(event, &state, &mut self.effects);
+        if !slot.touched {
+            slot.touched = true;
+            self.touched.push(place);
+        }
+        if let Some(error) = state.failure() {
+            self.fail(error.into());
+        }
+        if !self.effects.is_empty() {
+            self.execute(place, partition);
+        }
+    }
+
+    fn touch(&mut self, place: usize) {
+        if let Some(slot) = self.slot(place)
+            && !slot.touched
+        {
+            slot.touched = true;
+            self.touched.push(place);
+        }
+    }
+
+    /// The node ends: nothing that this burst holds leaves any more.
+    fn fail(&mut self, error: crate::Error) {
+        self.failed = true;
+        self.effects.clear();
+        self.parts.fatal.end(error);
+    }
+
+    fn execute(&mut self, place: usize, partition: PartitionId) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Persist { index, record } => self.burst.persist(partition, index, &record),
+                Effect::Send { to, message } => self.burst.send(to, partition, message),
+                Effect::Reply { token, answer } => {
+                    // Nobody: it was answered before.
+                    if let Some(request) = self.open.take(token) {
+                        let me = self.parts.me.node;
+                        let response = answer::response(request.number, me, partition, answer, &self.parts.view);
+                        self.burst.answer(request.connection, response);
+                    }
+                }
+                Effect::ReportActivated { term } => self.parts.reports.activated(partition, term),
+                Effect::ReportStuck { term, unreachable } => {
+                    tracing::warn!(%partition, %term, ?unreachable, "the primary makes no progress");
+                    self.parts.reports.stuck(partition, term, unreachable);
+                }
+                Effect::ReportDamaged => {
+                    tracing::error!(%partition, "out of service: its data here is damaged");
+                    self.parts.reports.damaged(partition);
+                }
+                Effect::WantView => self.parts.reports.want_view(),
+                Effect::Serving { term } => {
+                    tracing::debug!(%partition, ?term, "serving");
+                    self.parts.reports.serving(partition, term);
+                    if let Some(slot) = self.slot(place) {
+                        slot.serving = term;
+                        slot.told_behind = false;
+                    }
+                }
+                Effect::DeleteData { generation } => self.parts.applier.delete(Keyspace { partition, generation }),
+            }
+        }
+        self.effects = effects;
+    }
+
+    /// Flushes what was touched and sends everything out.
+    fn end_burst(&mut self) {
+        let touched = std::mem::take(&mut self.touched);
+        for place in &touched {
+            self.step(*place, Event::Flush);
+        }
+        // What a flush touched is in `touched` already.
+        self.touched = touched;
+        for index in 0..self.touched.len() {
+            self.settle(self.touched[index]);
+        }
+        self.touched.clear();
+        self.burst_bytes = 0;
+        if self.failed {
+            return;
+        }
+        if self.lag.is_due(self.now) {
+            self.hand_over();
+        }
+        let (sent, submitted) = self.burst.leave(self.parts.journal.as_ref(), &self.completions);
+        self.submissions += u64::from(submitted);
+        self.meters.burst(sent, self.lag.bytes(), self.open.len());
+        self.answer_trimming();
+    }
+
+    /// What the shard remembers of a replica, after its flush.
+    fn settle(&mut self, place: usize) {
+        let now = self.now;
+        let Some(Some(slot)) = self.slots.get_mut(place) else { return };
+        slot.touched = false;
+        if !slot.ticking && slot.replica.needs_tick() {
+            slot.ticking = true;
+            self.ticking.push(place);
+        }
+        let bytes = slot.replica.unapplied_bytes();
+        if bytes != slot.unapplied_bytes {
+            self.lag.count(slot.unapplied_bytes, bytes, now);
+            slot.unapplied_bytes = bytes;
+        }
+        if bytes > 0 && !slot.lagging {
+            slot.lagging = true;
+            self.lag.lagging.push(place);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ state and log
+
+    /// Gives the engine everything that is committed.
+    fn hand_over(&mut self) {
+        let mut batches = Vec::new();
+        let slots = &mut self.slots;
+        self.lag.lagging.retain(|place| {
+            let Some(Some(slot)) = slots.get_mut(*place) else { return false };
+            if slot.unapplied_bytes == 0 {
+                slot.lagging = false;
+                return false;
+            }
+            batches.extend(slot.replica.take_apply().map(|apply| (slot.replica.partition(), apply)));
+            true
+        });
+        let any = !batches.is_empty();
+        if any {
+            self.meters.handed_over(batches.iter().map(|(_, apply)| apply.changes.len()).sum());
+            self.parts.applier.apply(batches, self.completions.clone());
+        }
+        let drained = self.lag.handed_over(any, self.now);
+        self.answer_drain(drained);
+    }
+
+    fn answer_drain(&mut self, drained: Option<Drained>) {
+        if let Some(done) = drained {
+            for slot in self.slots.iter_mut().flatten() {
+                slot.drained = (slot.replica.base().generation, slot.replica.applied().seq);
+            }
+            // The keeper goes only when the node ends.
+            let _ended = done.send(());
+        }
+    }
+
+    /// The state is on disk as of the last drain: the log before that may go, once the bases are written again.
+    fn trim(&mut self, done: oneshot::Sender<Option<SegmentNumber>>) {
+        for place in 0..self.slots.len() {
+            let Some((generation, through)) = self.slot(place).map(|slot| slot.drained) else { continue };
+            self.step(place, Event::Checkpointed { generation, through });
+            self.step(place, Event::WriteBase);
+        }
+        // They leave with this burst.
+        self.trimming = Some((self.submissions + 1, done));
+    }
+
+    fn answer_trimming(&mut self) {
+        let Some((submission, _)) = &self.trimming else { return };
+        // A shard without replicas has written no bases: nothing to wait for.
+        let written = if self.slots.iter().all(Option::is_none) { 0 } else { *submission };
+        if self.durable_submissions < written {
+            return;
+        }
+        let oldest = self.slots.iter_mut().flatten().filter_map(|slot| {
+            let first_kept = slot.replica.first_kept();
+            slot.retention.oldest_needed(first_kept)
+        });
+        let oldest = oldest.min();
+        if let Some((_, done)) = self.trimming.take() {
+            // The keeper goes only when the node ends.
+            let _ended = done.send(oldest);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ the end
+
+    fn stop(&mut self) {
+        let latest = self.now.after_ms(STOP_MAX_MS);
+        self.stopping = Some(latest.after_ms(10 * TICK_MS));
+        self.open.hurry(latest);
+    }
+}
