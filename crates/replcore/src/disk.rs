@@ -2,6 +2,7 @@
 
 use crate::event::{Effect, PersistIndex};
 use crate::message::{Body, Message};
+use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
 use crate::replica::Replica;
 use std::collections::VecDeque;
@@ -52,7 +53,12 @@ impl Replica {
 
     /// Sends once everything asked to be persisted so far is on disk (P2).
     pub(crate) fn send_when_persisted(&mut self, to: NodeId, message: Message, effects: &mut Vec<Effect>) {
-        if self.disk.persisted >= self.disk.last_index {
+        let early = match message.body {
+            Body::Prepared { .. } => on(Mutant::P2Log),
+            Body::Sealed { .. } => on(Mutant::P2Promise),
+            _ => false,
+        };
+        if self.disk.persisted >= self.disk.last_index || early {
             effects.push(Effect::Send { to, message });
         } else {
             self.disk.waiting.push_back((self.disk.last_index, Waiting::Send { to, message }));

@@ -2,6 +2,7 @@
 
 use crate::event::Effect;
 use crate::message::{Body, Message};
+use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
 use crate::replica::{Replica, Role};
 use types::{Batch, Entry, EntryId, NodeId, Seq, Term};
@@ -27,7 +28,9 @@ impl Replica {
             return;
         }
         // P7: a `prev` at or below the own committed or trim point holds by definition.
-        let holds = prev.seq <= self.committed.max(self.log.trim().seq) || self.log.holds(prev);
+        let holds = prev.seq <= self.committed.max(self.log.trim().seq)
+            || self.log.holds(prev)
+            || on(Mutant::P7Prev) && prev.seq <= self.log.last().seq;
         if !holds {
             let body = Body::Mismatch { last: self.log.last(), committed: self.committed };
             self.send_when_persisted(from, Message { term, body }, effects);
@@ -38,7 +41,10 @@ impl Replica {
             return;
         }
         // P10: after the match, and never beyond what this message is known to match.
-        self.commit_through(committed.min(end));
+        if on(Mutant::P7Shorter) && end < self.log.last().seq {
+            self.truncate(end.max(self.committed).next());
+        }
+        self.commit_through(if on(Mutant::P10) { committed } else { committed.min(end) });
         if self.configuration.as_ref().is_some_and(|c| c.term == term) {
             self.held_by_all = self.held_by_all.max(held_by_all.min(end));
         }
@@ -74,7 +80,9 @@ impl Replica {
             return;
         }
         // P13: the promise first, then the log's end; P8 has put back what never left this node.
-        self.raise(term, effects);
+        if !on(Mutant::P13) {
+            self.raise(term, effects);
+        }
         self.send_sealed(from, term, effects);
     }
 
@@ -84,16 +92,18 @@ impl Replica {
     }
 
     pub(crate) fn on_fetch(&mut self, from: NodeId, term: Term, after: Seq, last: EntryId, effects: &mut Vec<Effect>) {
-        if self.refuse_lower(from, term, effects) {
+        let anyway = on(Mutant::P15Fetch);
+        if !anyway && self.refuse_lower(from, term, effects) {
             return;
         }
         // P15: answered only while the promise is exactly this term, and with the log that was sealed.
-        if self.promised != term || !self.log.holds(last) {
+        if !anyway && (self.promised != term || !self.log.holds(last)) {
             return;
         }
+        let through = if anyway { self.log.last().seq } else { last.seq };
         let start = after.max(self.log.trim().seq);
         let Some(prev) = self.log.id_at(start) else { return };
-        let entries = self.log.range(start.next(), last.seq, self.settings.message_bytes_max);
+        let entries = self.log.range(start.next(), through, self.settings.message_bytes_max);
         self.send_when_persisted(from, Message { term, body: Body::Fetched { prev, entries, last } }, effects);
     }
 
@@ -107,7 +117,7 @@ impl Replica {
 
     /// P7, P13, P17: who has promised more says so.
     fn refuse_lower(&mut self, to: NodeId, term: Term, effects: &mut Vec<Effect>) -> bool {
-        let refuse = self.promised > term;
+        let refuse = self.promised > term && !on(Mutant::P7Promise);
         if refuse {
             let body = Body::Fenced { promised: self.promised };
             self.send_when_persisted(to, Message { term, body }, effects);

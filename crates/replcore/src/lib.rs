@@ -35,6 +35,7 @@
 
 pub mod event;
 pub mod message;
+pub mod mutants;
 pub mod persist;
 
 mod disk;

@@ -2,6 +2,7 @@
 
 use crate::event::{Answer, Effect, Proposal, State, Token};
 use crate::message::Body;
+use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
 use crate::reads::{Reads, Waiting};
 use crate::replica::{Replica, Role, user};
@@ -225,7 +226,7 @@ impl Replica {
         }
         for write in primary.writes {
             let left = write.seq <= primary.flushed;
-            let answer = if left { Answer::Error(ErrorCode::Unknown) } else { refusal.clone() };
+            let answer = if left && !on(Mutant::P29) { Answer::Error(ErrorCode::Unknown) } else { refusal.clone() };
             Self::reply(write.token, answer, effects);
         }
         primary.reads.refuse(&refusal, effects);
@@ -264,13 +265,13 @@ impl Replica {
         if !primary.serving {
             return Self::reply(token, self.refusal(), effects);
         }
-        if let Some(outcome) = self.requests.outcome(proposal.id) {
+        if let Some(outcome) = self.requests.outcome(proposal.id).filter(|_| !on(Mutant::P28Retry)) {
             // P28, P12: the first answer again, once its entry is committed.
             let replicas = 1 + primary.followers.iter().filter(|f| f.votes).count() as u32;
             let answer = Answer::Written { outcome, durable_on: replicas / 2 + 1, term: primary.term };
             return self.answer_as_read(token, answer, outcome.version);
         }
-        if proposal.stamp < self.requests.refused_before() {
+        if proposal.stamp < self.requests.refused_before() && !on(Mutant::P28Stamp) {
             return Self::reply(token, Answer::Error(ErrorCode::StampTooOld), effects);
         }
         if primary.uncommitted_bytes > self.settings.uncommitted_bytes_max
@@ -281,7 +282,12 @@ impl Replica {
         // P12: judged against everything appended, in append order.
         let mutation = &proposal.mutation;
         let key = user(&mutation.key);
-        let Some((current, seen)) = self.newest(&key, state, effects) else {
+        let found = if on(Mutant::P12Judged) {
+            self.committed_record(&key, state, effects).map(|record| (record, Seq(0)))
+        } else {
+            self.newest(&key, state, effects)
+        };
+        let Some((current, seen)) = found else {
             return Self::reply(token, self.refusal(), effects);
         };
         if !holds(&mutation.condition, current.as_ref()) {
@@ -308,6 +314,7 @@ impl Replica {
 
     /// P12: an answer that changes nothing is a read, and waits until all it saw is committed.
     fn answer_as_read(&mut self, token: Token, answer: Answer, seen: Seq) {
+        let seen = if on(Mutant::P12Answered) { Seq(0) } else { seen };
         if let Role::Primary(primary) = &mut self.role {
             primary.reads.arrive(Waiting::settled(token, answer, seen));
         }
@@ -412,6 +419,9 @@ impl Replica {
         }
         let Some(follower) = primary.followers.iter_mut().find(|f| f.node == from) else { return };
         follower.out_of_reach = false;
+        if on(Mutant::P17Prepared) {
+            primary.reads.answered_latest(from);
+        }
         if seq <= follower.matched {
             return;
         }
@@ -451,15 +461,15 @@ impl Replica {
 
     /// P9: what a majority of the replicas has on disk is committed, and everything before it.
     pub(crate) fn try_commit(&mut self, effects: &mut Vec<Effect>) {
-        let own = self.durable();
+        let own = if on(Mutant::P2OwnVote) { self.log.last().seq } else { self.durable() };
         let Role::Primary(primary) = &mut self.role else { return };
         // P8: a vote is only counted while the own promise is the term.
-        assert!(self.promised == primary.term, "a primary's term is its promise");
+        assert!(self.promised == primary.term || on(Mutant::P8), "a primary's term is its promise");
         let mut on_disk: Vec<Seq> = primary.followers.iter().filter(|f| f.votes).map(|f| f.matched).collect();
         on_disk.push(own);
         on_disk.sort_unstable_by(|a, b| b.cmp(a));
-        let majority = on_disk[on_disk.len() / 2];
-        if majority < primary.start {
+        let majority = on_disk[if on(Mutant::P9Majority) { 0 } else { on_disk.len() / 2 }];
+        if majority < primary.start && !on(Mutant::P16) {
             return;
         }
         if !primary.activated {

@@ -6,6 +6,7 @@
 
 use crate::event::{Answer, Effect, State, Token};
 use crate::message::Body;
+use crate::mutants::{Mutant, on};
 use crate::replica::{Replica, Role, user};
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -104,6 +105,11 @@ impl Reads {
         rounds.chain(self.fresh).chain(self.uncommitted).for_each(|w| w.give_up(refusal.clone(), effects));
     }
 
+    /// The node has answered whatever it was asked last.
+    pub(crate) fn answered_latest(&mut self, node: NodeId) {
+        self.answered.insert(node, self.nonce);
+    }
+
     fn recount(&mut self) {
         let in_rounds: usize = self.rounds.iter().map(|(_, waiting)| waiting.len()).sum();
         self.waiting = self.fresh.len() + in_rounds + self.uncommitted.len();
@@ -141,6 +147,11 @@ impl Replica {
         let (Role::Primary(primary), Some(configuration)) = (&mut self.role, &self.configuration) else { return };
         if primary.reads.fresh.is_empty() {
             return;
+        }
+        if on(Mutant::P17Round)
+            && let Some((_, round)) = primary.reads.rounds.back_mut()
+        {
+            return round.append(&mut primary.reads.fresh);
         }
         primary.reads.nonce += 1;
         let nonce = primary.reads.nonce;

@@ -4,6 +4,7 @@ use crate::disk::Disk;
 use crate::event::{Answer, Apply, Effect, Event, Settings, State, Token};
 use crate::log::Log;
 use crate::message::{Body, Message};
+use crate::mutants::{Mutant, on};
 use crate::overlay::Overlay;
 use crate::persist::{Base, MalformedRecord, PersistRecord, Recovered, Standing};
 use crate::primary::Primary;
@@ -261,7 +262,8 @@ impl Replica {
     /// Committed changes for the state, or `None` where there are none or the last ones are still out.
     pub fn take_apply(&mut self) -> Option<Apply> {
         // P9: only what the own log has durably.
-        let through = self.log.id_at(self.committed.min(self.durable()))?;
+        let durable = if on(Mutant::P9Durable) { self.committed } else { self.durable() };
+        let through = self.log.id_at(self.committed.min(durable))?;
         if self.applying.is_some() || through.seq <= self.applied.seq || self.standing != Standing::Member {
             return None;
         }

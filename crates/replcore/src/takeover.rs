@@ -2,6 +2,7 @@
 
 use crate::event::Effect;
 use crate::message::Body;
+use crate::mutants::{Mutant, on};
 use crate::replica::{Replica, Role};
 use std::collections::BTreeMap;
 use types::{Configuration, Entry, EntryId, NodeId, Seq, Term};
@@ -88,6 +89,9 @@ impl Replica {
             return;
         }
         takeover.sealed.insert(from, (last, committed));
+        if on(Mutant::P15Early) {
+            self.commit_through(committed);
+        }
         self.try_adopt(effects);
     }
 
@@ -96,15 +100,17 @@ impl Replica {
         let (Role::Taking(takeover), Some(configuration)) = (&mut self.role, &self.configuration) else { return };
         let members = collected(configuration);
         let own = usize::from(takeover.own_sealed && members.contains(&self.me));
-        if takeover.fetching.is_some()
-            || !takeover.own_sealed
-            || takeover.sealed.len() + own < Configuration::majority_of(members)
-        {
+        let needed = if on(Mutant::P14) { 1 } else { Configuration::majority_of(members) };
+        if takeover.fetching.is_some() || !takeover.own_sealed || takeover.sealed.len() + own < needed {
             return;
         }
-        let greatest = takeover.sealed.iter().map(|(node, (last, _))| (*last, *node)).max();
-        if let Some((last, from)) = greatest
-            && last > self.log.last()
+        let order = |last: EntryId| {
+            if on(Mutant::P15Longest) { (Term(0), last.seq, last.term) } else { (last.term, last.seq, Term(0)) }
+        };
+        let greatest = takeover.sealed.iter().map(|(node, (last, _))| (order(*last), *last, *node)).max();
+        if let Some((_, last, from)) = greatest
+            && order(last) > order(self.log.last())
+            && !on(Mutant::P15Kept)
         {
             // Everything committed here is in the other log too, so the difference starts there at the latest.
             let after = self.committed;
@@ -139,7 +145,7 @@ impl Replica {
         }
         let end = Seq(prev.seq.0 + entries.len() as u64);
         // A second copy of an earlier part, or an answer that brings nothing.
-        if end <= fetching.after || entries.last().is_none_or(|entry| entry.id > last) {
+        if end <= fetching.after || entries.last().is_none_or(|entry| entry.id > last && !on(Mutant::P15Fetch)) {
             return;
         }
         let after = fetching.after;
@@ -153,7 +159,7 @@ impl Replica {
         let Role::Taking(takeover) = &mut self.role else { return };
         if end >= last.seq {
             takeover.fetching = None;
-            if self.log.last() != last {
+            if self.log.last() != last && !on(Mutant::P15Fetch) {
                 // Not what was sealed: collecting starts again.
                 takeover.sealed.remove(&from);
             }

@@ -2,6 +2,7 @@
 
 use crate::event::Effect;
 use crate::log::Log;
+use crate::mutants::{Mutant, on};
 use crate::overlay::Overlay;
 use crate::persist::{PersistRecord, Standing};
 use crate::replica::Replica;
@@ -56,7 +57,8 @@ impl Replica {
         if configuration.primary() == Some(self.me) {
             self.follow_configuration(effects);
             // P11: a term that this start can have no memory of is not taken over.
-            if configuration.term > Term::begun_at(self.accepted_at) && configuration.term > self.began {
+            let remembered = configuration.term > Term::begun_at(self.accepted_at) || on(Mutant::P11);
+            if remembered && configuration.term > self.began {
                 self.began = configuration.term;
                 self.begin_takeover(configuration.term, effects);
             }
@@ -114,7 +116,9 @@ impl Replica {
             return;
         }
         self.promised = term;
-        self.abdicate(effects);
+        if !on(Mutant::P8) {
+            self.abdicate(effects);
+        }
         self.persist(PersistRecord::Promise(term), effects);
     }
 

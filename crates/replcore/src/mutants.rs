@@ -1,0 +1,102 @@
+//! Rules of the protocol switched off one at a time, to show that a test notices when one is missing.
+//!
+//! Only with the feature `mutants`, and only on the thread that asks for it. Without the feature every question here is
+//! answered "no" when the program is built, and nothing is left of it. `tests/README.md` says which test catches which.
+
+macro_rules! mutants {
+    ($($(#[doc = $what:literal])+ $name:ident,)+) => {
+        /// One rule that is broken by hand.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Mutant {
+            $($(#[doc = $what])+ $name,)+
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &[Mutant] = &[$(Mutant::$name),+];
+
+            /// What it does.
+            pub fn what(self) -> &'static str {
+                match self {
+                    $(Mutant::$name => concat!($($what),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// `Prepared` leaves before the entries are on disk.
+    P2Log,
+    /// `Sealed` leaves before the promise is on disk.
+    P2Promise,
+    /// The primary counts its own vote before its entries are on disk.
+    P2OwnVote,
+    /// A lower term than the promised one is obeyed.
+    P7Promise,
+    /// Entries are taken whatever the entry before them.
+    P7Prev,
+    /// A message that ends before the log does truncates it.
+    P7Shorter,
+    /// A primary ignores its own promise.
+    P8,
+    /// An entry commits with any one vote.
+    P9Majority,
+    /// The state is given what the own log does not have on disk.
+    P9Durable,
+    /// `committed` is not limited to the entries of the message.
+    P10,
+    /// A term is taken over again by a start that has no memory of it.
+    P11,
+    /// Conditions are judged against what is committed, not against everything appended.
+    P12Judged,
+    /// An answer that changes nothing does not wait until what it saw is committed.
+    P12Answered,
+    /// A replica seals without raising its promise.
+    P13,
+    /// A takeover needs no majority of seals.
+    P14,
+    /// The longest log wins a takeover, not the one of the latest term.
+    P15Longest,
+    /// A takeover keeps the own log, whatever others sealed.
+    P15Kept,
+    /// `committed` of a `Sealed` is used before the log is adopted.
+    P15Early,
+    /// A fetch is answered whatever was promised since, with whatever the log is now.
+    P15Fetch,
+    /// Entries of earlier terms commit by counting, before the term's own empty entry.
+    P16,
+    /// A read joins a round that was sent before it arrived.
+    P17Round,
+    /// Any `Prepared` that arrives confirms the reads that wait.
+    P17Prepared,
+    /// A retried request is carried out again.
+    P28Retry,
+    /// A request whose time is forgotten is carried out.
+    P28Stamp,
+    /// A deposed primary calls what it had sent *not done*.
+    P29,
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static BROKEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Breaks one rule, or none, on this thread.
+#[cfg(feature = "mutants")]
+pub fn set(mutant: Option<Mutant>) {
+    BROKEN.set(mutant);
+}
+
+/// Whether this rule is broken.
+#[cfg(feature = "mutants")]
+pub(crate) fn on(mutant: Mutant) -> bool {
+    BROKEN.get() == Some(mutant)
+}
+
+/// Whether this rule is broken: never.
+#[cfg(not(feature = "mutants"))]
+pub(crate) const fn on(_: Mutant) -> bool {
+    false
+}
