@@ -3,8 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod shared;
+
 use bytes::Bytes;
 use engine::{ApplyBatch, Engine, EngineError, Keyspace, SledEngine, SledOptions, VersionedChange};
+use shared::copy;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -169,20 +172,6 @@ fn a_killed_process_leaves_a_prefix() {
         let engine = open(directory.path()).unwrap_or_else(|error| panic!("round {round}: {error}"));
         let applied = verify(&engine).unwrap_or_else(|wrong| panic!("round {round}: {wrong}"));
         assert!(applied >= durable, "round {round}: applied {applied}, durable {durable}");
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    let _ = fs::remove_dir_all(to);
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            fs::copy(&path, target).unwrap();
-        }
     }
 }
 

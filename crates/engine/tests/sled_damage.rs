@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod shared;
+
 use bytes::Bytes;
 use engine::{ApplyBatch, Engine, EngineError, Keyspace, SledEngine, SledOptions, VersionedChange};
+use shared::{copy, files};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +33,7 @@ fn write(engine: &SledEngine, model: &mut Model, seq: u64) {
         let mut changes: Vec<_> = (0..8)
             .map(|number| {
                 let name = Bytes::from(format!("key {}", (seq * 7 + number * 13) % 60));
-                let length = if (seq + number) % 31 == 0 { 50_000 } else { 100 + (seq as usize % 300) };
+                let length = if (seq + number).is_multiple_of(31) { 50_000 } else { 100 + (seq as usize % 300) };
                 (name, Some(Bytes::from(vec![(seq ^ number) as u8; length])))
             })
             .collect();
@@ -63,31 +66,6 @@ fn write_once(engine: &SledEngine, model: &mut Model) {
         .inspect(|(name, record)| assert!(model.insert((keyspace, name.clone()), record.clone()).is_none()))
         .map(|(name, record)| VersionedChange { key: RecordKey::user(name), value: Some(record.value), seq: Seq(0) });
     engine.apply(&[ApplyBatch { keyspace, through: id(0), changes: changes.collect() }]).unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    let _ = fs::remove_dir_all(to);
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target)
-        } else {
-            fs::copy(entry.path(), target).map(|_| ()).unwrap()
-        }
-    }
-}
-
-/// Every file of a store.
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
-    }
-    all.sort();
-    all
 }
 
 /// What a damaged store did.

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! keyspace = partition u32 BE, generation u64 BE
-//! header   = keyspace, 0                                        one per keyspace
-//! record   = keyspace, 1, kind u8, name                         in the order of names
-//! chunk    = keyspace, 2, kind u8, name length u16 BE, name, index u32 BE
+//! headers  = 0, block u32 BE, part u32 BE                       of neighbouring partitions
+//! record   = 1, keyspace, 0, kind u8, name                      in the order of names
+//! chunk    = 1, keyspace, 1, kind u8, name length u16 BE, name, index u32 BE
 //!
 //! every value = crc32c u32 LE of the full key and what follows, then what follows:
-//! header      = flags u8 (1: deletion has begun), applied term u64, seq u64, user records u64, user bytes u64
+//! headers     = headers, one after the other ([`headers`](super::headers))
 //! record      = seq u64, 0, value                               up to CHUNK_BYTES_MAX
 //!             | seq u64, 1, total length u32                    longer: the value is in chunks 0, 1, …
 //! chunk       = seq u64, part of the value
@@ -17,9 +17,9 @@
 //! from chunks, so a scan of records meets nothing else. A chunk carries its record's seq: parts of two values never join.
 
 use super::SEGMENT_BYTES;
-use crate::{Keyspace, KeyspaceStatistics, NAME_BYTES_MAX};
+use crate::{Keyspace, NAME_BYTES_MAX};
 use bytes::Bytes;
-use types::{EntryId, Generation, PartitionId, RecordKey, RecordKind, Seq, Term};
+use types::{Generation, PartitionId, RecordKey, RecordKind, Seq};
 
 /// Longest part of a value in one item of sled.
 pub(super) const CHUNK_BYTES_MAX: usize = 16 << 10;
@@ -29,33 +29,53 @@ pub(super) const CHUNK_BYTES_MAX: usize = 16 << 10;
 /// an inner node is split at its 257th key.
 const _: () = {
     let inline_max = SEGMENT_BYTES / 4 - 20 - 32;
-    let key_max = KEYSPACE_BYTES + 1 + 1 + 2 + NAME_BYTES_MAX + 4;
+    let key_max = KEYSPACE_PREFIX_BYTES + 1 + 1 + 2 + NAME_BYTES_MAX + 4;
     let lengths = 2 * 9;
     let bounds = 2 * (key_max + 9) + 64;
     assert!(24 * (key_max + CRC_BYTES + 8 + 1 + CHUNK_BYTES_MAX + lengths) + bounds < inline_max);
     assert!(264 * (key_max + lengths) + bounds < inline_max);
 };
 
-const KEYSPACE_BYTES: usize = 12;
+const KEYSPACE_PREFIX_BYTES: usize = 1 + 4 + 8;
 const CRC_BYTES: usize = 4;
-const TAG_HEADER: u8 = 0;
-const TAG_RECORD: u8 = 1;
-const TAG_CHUNK: u8 = 2;
+const SPACE_HEADERS: u8 = 0;
+const SPACE_RECORDS: u8 = 1;
+const TAG_RECORD: u8 = 0;
+const TAG_CHUNK: u8 = 1;
 const FORM_INLINE: u8 = 0;
 const FORM_CHUNKED: u8 = 1;
-const FLAG_DELETING: u8 = 1;
+
+/// Smaller than every key of a record or chunk, greater than every key of headers.
+pub(super) const RECORDS_BEGIN: [u8; 1] = [SPACE_RECORDS];
+
+/// The key of one part of a block of headers.
+pub(super) fn headers_key(block: u32, part: u32) -> Vec<u8> {
+    [&[SPACE_HEADERS], &block.to_be_bytes()[..], &part.to_be_bytes()[..]].concat()
+}
+
+/// The stored form of headers.
+pub(super) fn encode_headers(key: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut body = vec![0; CRC_BYTES];
+    body.extend_from_slice(content);
+    sealed(key, body)
+}
+
+/// The headers in an item.
+pub(super) fn decode_headers<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], &'static str> {
+    opened(key, stored)
+}
 
 /// Where a keyspace's keys begin.
-pub(super) fn keyspace_prefix(keyspace: Keyspace) -> [u8; KEYSPACE_BYTES] {
-    let mut prefix = [0; KEYSPACE_BYTES];
-    prefix[..4].copy_from_slice(&keyspace.partition.0.to_be_bytes());
-    prefix[4..].copy_from_slice(&keyspace.generation.0.to_be_bytes());
+pub(super) fn keyspace_prefix(keyspace: Keyspace) -> [u8; KEYSPACE_PREFIX_BYTES] {
+    let mut prefix = [SPACE_RECORDS; KEYSPACE_PREFIX_BYTES];
+    prefix[1..5].copy_from_slice(&keyspace.partition.0.to_be_bytes());
+    prefix[5..].copy_from_slice(&keyspace.generation.0.to_be_bytes());
     prefix
 }
 
-/// The keyspace that a key of sled belongs to; `None` for a key that this program never wrote.
+/// The keyspace that the key of a record or chunk belongs to; `None` for a key that this program never wrote.
 pub(super) fn keyspace_of(key: &[u8]) -> Option<Keyspace> {
-    let (partition, rest) = key.split_first_chunk()?;
+    let (partition, rest) = key.strip_prefix(&RECORDS_BEGIN)?.split_first_chunk()?;
     let (generation, _) = rest.split_first_chunk()?;
     Some(Keyspace {
         partition: PartitionId(u32::from_be_bytes(*partition)),
@@ -63,17 +83,9 @@ pub(super) fn keyspace_of(key: &[u8]) -> Option<Keyspace> {
     })
 }
 
-/// The key of a keyspace's header; smaller than every other key of the keyspace.
-pub(super) fn header_key(keyspace: Keyspace) -> Vec<u8> {
-    let mut key = Vec::with_capacity(KEYSPACE_BYTES + 1);
-    key.extend_from_slice(&keyspace_prefix(keyspace));
-    key.push(TAG_HEADER);
-    key
-}
-
 /// What all keys of one kind's records begin with.
 pub(super) fn records_prefix(keyspace: Keyspace, kind: RecordKind) -> Vec<u8> {
-    let mut key = Vec::with_capacity(KEYSPACE_BYTES + 2);
+    let mut key = Vec::with_capacity(KEYSPACE_PREFIX_BYTES + 2);
     key.extend_from_slice(&keyspace_prefix(keyspace));
     key.extend_from_slice(&[TAG_RECORD, kind as u8]);
     key
@@ -81,7 +93,7 @@ pub(super) fn records_prefix(keyspace: Keyspace, kind: RecordKind) -> Vec<u8> {
 
 /// The key of a record.
 pub(super) fn record_key(keyspace: Keyspace, key: &RecordKey) -> Vec<u8> {
-    let mut stored = Vec::with_capacity(KEYSPACE_BYTES + 2 + key.name.len());
+    let mut stored = Vec::with_capacity(KEYSPACE_PREFIX_BYTES + 2 + key.name.len());
     stored.extend_from_slice(&keyspace_prefix(keyspace));
     stored.extend_from_slice(&[TAG_RECORD, key.kind as u8]);
     stored.extend_from_slice(&key.name);
@@ -90,12 +102,12 @@ pub(super) fn record_key(keyspace: Keyspace, key: &RecordKey) -> Vec<u8> {
 
 /// The name in the key of a record of a kind whose [`records_prefix`] this key begins with.
 pub(super) fn record_name(key: &[u8]) -> &[u8] {
-    &key[KEYSPACE_BYTES + 2..]
+    &key[KEYSPACE_PREFIX_BYTES + 2..]
 }
 
 /// The key of a part of a record's value.
 pub(super) fn chunk_key(keyspace: Keyspace, kind: RecordKind, name: &[u8], index: u32) -> Vec<u8> {
-    let mut key = Vec::with_capacity(KEYSPACE_BYTES + 8 + name.len());
+    let mut key = Vec::with_capacity(KEYSPACE_PREFIX_BYTES + 8 + name.len());
     key.extend_from_slice(&keyspace_prefix(keyspace));
     key.extend_from_slice(&[TAG_CHUNK, kind as u8]);
     // Names are at most NAME_BYTES_MAX, checked where they come in.
@@ -108,37 +120,6 @@ pub(super) fn chunk_key(keyspace: Keyspace, kind: RecordKind, name: &[u8], index
 /// How many chunks a value of this length has; 0 if it lies in its record.
 pub(super) fn chunks_of(value_bytes: usize) -> u32 {
     if value_bytes <= CHUNK_BYTES_MAX { 0 } else { value_bytes.div_ceil(CHUNK_BYTES_MAX) as u32 }
-}
-
-/// What a keyspace has besides its records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Header {
-    pub applied: EntryId,
-    pub deleting: bool,
-    pub counts: KeyspaceStatistics,
-}
-
-impl Header {
-    pub(super) fn encode(&self, key: &[u8]) -> Vec<u8> {
-        let mut body = Vec::with_capacity(CRC_BYTES + 33);
-        body.extend_from_slice(&[0; CRC_BYTES]);
-        body.push(if self.deleting { FLAG_DELETING } else { 0 });
-        let numbers = [self.applied.term.0, self.applied.seq.0, self.counts.user_records, self.counts.user_bytes];
-        numbers.iter().for_each(|number| body.extend_from_slice(&number.to_le_bytes()));
-        sealed(key, body)
-    }
-
-    pub(super) fn decode(key: &[u8], stored: &[u8]) -> Result<Header, &'static str> {
-        let mut body = opened(key, stored)?;
-        let flags = take::<1>(&mut body)?[0];
-        let mut number = || take(&mut body).map(u64::from_le_bytes);
-        let applied = EntryId { term: Term(number()?), seq: Seq(number()?) };
-        let counts = KeyspaceStatistics { user_records: number()?, user_bytes: number()? };
-        if flags & !FLAG_DELETING != 0 || !body.is_empty() {
-            return Err("a header of another format");
-        }
-        Ok(Header { applied, deleting: flags & FLAG_DELETING != 0, counts })
-    }
 }
 
 /// A record as stored: its value, or how long the value is that its chunks hold.
@@ -234,7 +215,8 @@ fn opened<'a>(key: &[u8], mut stored: &'a [u8]) -> Result<&'a [u8], &'static str
     Ok(stored)
 }
 
-fn take<const N: usize>(input: &mut &[u8]) -> Result<[u8; N], &'static str> {
+/// Takes bytes off the front.
+pub(super) fn take<const N: usize>(input: &mut &[u8]) -> Result<[u8; N], &'static str> {
     let (taken, rest) = input.split_first_chunk().ok_or("an item that ends too early")?;
     *input = rest;
     Ok(*taken)
@@ -289,20 +271,6 @@ mod tests {
             other[bit / 8] ^= 1 << (bit % 8);
             assert!(StoredRecord::decode(&other, &stored).is_err(), "bit {bit} of the key");
         }
-    }
-
-    /// Guards against a header that comes back as another.
-    #[test]
-    fn headers_come_back() {
-        let header = Header {
-            applied: EntryId { term: Term(3), seq: Seq(u64::MAX) },
-            deleting: true,
-            counts: KeyspaceStatistics { user_records: 1, user_bytes: 2 },
-        };
-        let key = header_key(KEYSPACE);
-        assert_eq!(Header::decode(&key, &header.encode(&key)), Ok(header));
-        assert!(Header::decode(&key, &header.encode(b"another key")).is_err());
-        assert_eq!(keyspace_of(&key), Some(KEYSPACE));
     }
 
     /// Guards against names whose chunks collide: with fixed-length ends, `a` + index and `a` + 4 bytes would be one key.

@@ -21,6 +21,7 @@
 mod audit;
 mod directory;
 mod flush;
+mod headers;
 mod layout;
 mod note;
 
@@ -30,7 +31,8 @@ use crate::{ApplyBatch, Engine, EngineError, Keyspace, Statistics, VersionedChan
 use ::sled::{Batch, Db};
 use bytes::Bytes;
 use directory::{Contents, Directory};
-use layout::{Content, Header, StoredRecord};
+use headers::{Changes, Header, Slot, Slots};
+use layout::{Content, StoredRecord};
 use note::{Note, NoteFile};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -75,18 +77,11 @@ pub struct SledEngine {
     /// What is known to be durable; one sync at a time.
     note_file: Mutex<NoteFile>,
     /// Held for writing while a batch goes into sled: records and their chunks are read under it, so they match.
-    slots: RwLock<BTreeMap<Keyspace, Slot>>,
+    slots: RwLock<Slots>,
     /// After a failure that leaves the store in doubt nothing is answered.
     failed: OnceLock<Failure>,
     /// Last, so that the lock goes after everything else.
     directory: Directory,
-}
-
-/// What is known of a keyspace.
-#[derive(Clone, Debug)]
-enum Slot {
-    Sound(Header),
-    Damaged(&'static str),
 }
 
 /// An error, kept to be given again.
@@ -122,7 +117,7 @@ impl SledEngine {
         }
         directory.sync()?;
         let engine = SledEngine {
-            slots: RwLock::new(read_slots(&db, &path)?),
+            slots: RwLock::new(headers::read(&db, &path)?),
             db,
             file,
             path,
@@ -150,7 +145,7 @@ impl SledEngine {
         let slots = self.slots.read().map_err(|_| write_panicked())?;
         match slots.get(&keyspace) {
             None => Ok(None),
-            Some(Slot::Damaged(what)) => Err(EngineError::corrupt_in(keyspace, format!("its header: {what}"))),
+            Some(Slot::Headless) => Err(EngineError::corrupt_in(keyspace, "its header is missing")),
             Some(Slot::Sound(header)) if header.deleting => Ok(None),
             Some(Slot::Sound(header)) => {
                 let header = *header;
@@ -218,17 +213,14 @@ impl SledEngine {
         Ok(())
     }
 
-    /// Gives a batch to sled, and its keyspaces' slots to readers at the same instant.
-    fn write(
-        &self,
-        batch: Batch,
-        new_slots: impl IntoIterator<Item = (Keyspace, Option<Header>)>,
-    ) -> Result<(), EngineError> {
+    /// Gives a batch to sled, with the headers that go with it, and those to readers at the same instant.
+    fn write(&self, mut batch: Batch, changes: Changes) -> Result<(), EngineError> {
         self.note_progress()?;
         let mut slots = self.slots.write().map_err(|_| write_panicked())?;
+        headers::add(&mut batch, &slots, &changes);
         // Sled has no way back from a batch that is half done: after an error nothing here can be trusted.
         self.db.apply_batch(batch).map_err(|error| self.fail("write", error))?;
-        for (keyspace, header) in new_slots {
+        for (keyspace, header) in changes {
             match header {
                 Some(header) => slots.insert(keyspace, Slot::Sound(header)),
                 None => slots.remove(&keyspace),
@@ -264,33 +256,22 @@ impl SledEngine {
     fn delete_step(&self, keyspace: Keyspace) -> Result<bool, EngineError> {
         self.usable()?;
         let _writing = self.writer.lock().map_err(|_| write_panicked())?;
-        let slot = self.slots.read().map_err(|_| write_panicked())?.get(&keyspace).cloned();
-        let header = match slot {
+        let header = match self.slots.read().map_err(|_| write_panicked())?.get(&keyspace) {
             None => return Ok(true),
-            Some(Slot::Sound(header)) => header,
-            // A damaged header hinders no deletion.
-            Some(Slot::Damaged(_)) => Header::default(),
+            Some(Slot::Sound(header)) => *header,
+            // Damage hinders no deletion.
+            Some(Slot::Headless) => Header::default(),
         };
-        let header_key = layout::header_key(keyspace);
         let mut batch = Batch::default();
         let mut items = 0;
-        let rest = (Bound::Excluded(header_key.clone()), end_of(&layout::keyspace_prefix(keyspace)));
-        for key in self.db.range(rest).keys().take(DELETE_STEP_ITEMS) {
+        for key in self.db.scan_prefix(layout::keyspace_prefix(keyspace)).keys().take(DELETE_STEP_ITEMS) {
             batch.remove(key.map_err(|error| self.read_error(keyspace, error))?);
             items += 1;
         }
         let last = items == 0;
         // The header goes last: until then the keyspace is listed, and a deletion that a crash cut short is resumed.
-        let header = if last {
-            batch.remove(header_key);
-            None
-        } else {
-            let header = Header { deleting: true, ..header };
-            let stored = header.encode(&header_key);
-            batch.insert(header_key, stored);
-            Some(header)
-        };
-        self.write(batch, [(keyspace, header)])?;
+        let header = (!last).then_some(Header { deleting: true, ..header });
+        self.write(batch, [(keyspace, header)].into())?;
         Ok(last)
     }
 
@@ -324,7 +305,7 @@ impl SledEngine {
     }
 }
 
-type Reading<'a> = RwLockReadGuard<'a, BTreeMap<Keyspace, Slot>>;
+type Reading<'a> = RwLockReadGuard<'a, Slots>;
 
 impl Engine for SledEngine {
     fn get(&self, keyspace: Keyspace, key: &RecordKey) -> Result<Option<Record>, EngineError> {
@@ -373,12 +354,7 @@ impl Engine for SledEngine {
                 self.add_change(&mut batch, header, keyspace, stored_key, change)?;
             }
         }
-        for (keyspace, header) in &headers {
-            let key = layout::header_key(*keyspace);
-            let stored = header.encode(&key);
-            batch.insert(key, stored);
-        }
-        self.write(batch, headers.into_iter().map(|(keyspace, header)| (keyspace, Some(header))))
+        self.write(batch, headers.into_iter().map(|(keyspace, header)| (keyspace, Some(header))).collect())
     }
 
     fn scan(
@@ -444,7 +420,7 @@ impl SledEngine {
     fn header_to_write(&self, keyspace: Keyspace) -> Result<Header, EngineError> {
         match self.slots.read().map_err(|_| write_panicked())?.get(&keyspace) {
             None => Ok(Header::default()),
-            Some(Slot::Damaged(what)) => Err(EngineError::corrupt_in(keyspace, format!("its header: {what}"))),
+            Some(Slot::Headless) => Err(EngineError::corrupt_in(keyspace, "its header is missing")),
             Some(Slot::Sound(header)) if header.deleting => Err(EngineError::Deleting { keyspace }),
             Some(Slot::Sound(header)) => Ok(*header),
         }
@@ -471,29 +447,6 @@ fn open_sled(directory: &Directory, options: &SledOptions) -> Result<Db, EngineE
             result => return result.map_err(|error| sled_error("open", &directory.sled_file(), error)),
         }
     }
-}
-
-/// Reads every keyspace's header, and nothing else.
-fn read_slots(db: &Db, path: &Path) -> Result<BTreeMap<Keyspace, Slot>, EngineError> {
-    let mut slots = BTreeMap::new();
-    let mut from = Bound::Unbounded;
-    while let Some(item) = db.range((from, Bound::Unbounded::<Vec<u8>>)).next() {
-        let (key, stored) = item.map_err(|error| sled_error("read", path, error))?;
-        let Some(keyspace) = layout::keyspace_of(&key) else {
-            return Err(EngineError::corrupt(format!("{} holds a key of {} bytes", path.display(), key.len())));
-        };
-        let slot = if key == layout::header_key(keyspace) {
-            Header::decode(&key, &stored).map_or_else(Slot::Damaged, Slot::Sound)
-        } else {
-            Slot::Damaged("missing")
-        };
-        slots.insert(keyspace, slot);
-        from = match end_of(&layout::keyspace_prefix(keyspace)) {
-            Bound::Excluded(next) => Bound::Included(next),
-            _ => break,
-        };
-    }
-    Ok(slots)
 }
 
 /// Where the keys that begin with `prefix` end.
