@@ -138,7 +138,9 @@ impl<F: Files> Wal<F> {
         } else {
             Wal::recover(&files, directory, options, &segments, spares, replay)?
         };
-        if let Some(cut) = &wal.recovery.cut {
+        if let Some(cut) = &wal.recovery.cut
+            && !wal.recovery.closed_cleanly
+        {
             tracing::info!(file = %cut.file.display(), offset = cut.offset, what = cut.what, "the log was not closed; it ends here");
         }
         Ok(wal)
@@ -337,6 +339,10 @@ impl<F: Files> Wal<F> {
     }
 
     fn begin_frame(&mut self) {
+        if self.frame.capacity() > 4 * self.options.frame_bytes_max {
+            // Once in a while a record is far longer than the others; its memory is not kept.
+            self.frame = Vec::new();
+        }
         self.frame.clear();
         self.frame.resize(FRAME_HEADER_BYTES, 0);
     }

@@ -2,8 +2,9 @@
 //! back. For tests of this crate and of those that use it.
 //!
 //! It is meaner than real disks, but not impossible: of what was not synced, [`SimFiles::restart`] keeps any sectors and
-//! any directory changes, in any combination; sectors themselves are whole. A failed sync leaves the written bytes
-//! readable and never makes them durable, however often it is repeated, as Linux does.
+//! any directory changes, in any combination; sectors themselves are whole. A failed sync, of a file
+//! or a directory, leaves the changes visible and never makes them durable, however often it is repeated, as Linux does
+//! with files.
 
 use crate::files::{File, Files};
 use std::collections::{BTreeMap, BTreeSet};
@@ -232,6 +233,10 @@ impl Disk {
         Ok(())
     }
 
+    fn is_powered(&self) -> bool {
+        self.power_off_at.is_none_or(|off| self.steps < off)
+    }
+
     /// Whether the power goes off at just this step: the operation may have happened, but nobody hears of it.
     fn is_last_step(&self) -> bool {
         self.power_off_at == Some(self.steps)
@@ -380,7 +385,13 @@ impl Files for SimFiles {
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         let mut disk = self.lock();
-        disk.step(Operation::SyncDirectory)?;
+        let powered = disk.is_powered();
+        if let Err(error) = disk.step(Operation::SyncDirectory) {
+            if powered {
+                disk.pending.clear();
+            }
+            return Err(error);
+        }
         let mut kept = Vec::new();
         for change in std::mem::take(&mut disk.pending) {
             let (Change::Add(path, _) | Change::Rename(path, _) | Change::Remove(path)) = &change;
@@ -442,7 +453,7 @@ impl File for SimFile {
         if let Some(let_through) = &mut disk.syncs_let_through {
             *let_through -= 1;
         }
-        let powered = disk.power_off_at.is_none_or(|off| disk.steps < off);
+        let powered = disk.is_powered();
         let outcome = disk.step(Operation::Sync);
         let content = &mut disk.contents[self.at];
         match &outcome {

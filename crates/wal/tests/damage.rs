@@ -81,17 +81,17 @@ fn a_file_cut_anywhere_is_damage() {
     }
 }
 
-/// Guards against a hole in the middle: zeros from any offset to the end of a file, as a disk that lost writes shows.
+/// Guards against a hole in the middle: zeros from some offset to the end of a file, as a disk that lost writes shows.
 /// Only what nothing follows can pass for a torn tail, and then what is left is whole frames from the beginning.
 #[test]
-fn zeros_from_any_offset_on_are_damage_or_leave_a_prefix() {
+fn zeros_from_an_offset_on_are_damage_or_leave_a_prefix() {
     for closed in [false, true] {
         let files = log(closed);
         let frames = frames(&files);
         let with_last = &frames.last().unwrap().path;
         for path in files.paths() {
             let length = files.read(&path).unwrap().len();
-            for at in 64..length {
+            for at in (64..length).step_by(11) {
                 let outcome = changed(&files, &path, |bytes| bytes[at..].fill(0));
                 let case = format!("closed {closed}, {} from {at}: {outcome:?}", path.display());
                 let lost = frames.iter().filter(|frame| frame.path == path && frame.end > at).count();
@@ -137,6 +137,26 @@ fn a_missing_segment_is_damage() {
             assert!(is_damage(&outcome), "released {released}, without {}: {outcome:?}", path.display());
         }
     }
+}
+
+/// Guards against a log whose released beginning hides a lost one: the first segment kept, or all, read as zeros.
+#[test]
+fn a_lost_beginning_is_damage() {
+    let files = log(false);
+    let (mut wal, _) = open(&files, tiny()).unwrap();
+    wal.release_before(wal::SegmentNumber(2)).unwrap();
+    wal.close().unwrap();
+    let paths = files.paths();
+    let first = paths.iter().find(|path| path.ends_with("000000000002.wal")).unwrap();
+    let outcome = changed(&files, first, |bytes| bytes[512..].fill(0));
+    assert!(is_damage(&outcome), "{outcome:?}");
+    for path in &paths {
+        let mut bytes = files.read(path).unwrap();
+        bytes[512..].fill(0);
+        files.replace(path, bytes);
+    }
+    let outcome = replayed(&files);
+    assert!(is_damage(&outcome), "{outcome:?}");
 }
 
 /// Guards against files that were exchanged, renamed, copied or brought from elsewhere by hand.

@@ -174,6 +174,26 @@ fn a_record_larger_than_the_ready_segment_gets_one_of_its_own_size() {
     }
 }
 
+/// Guards against replaying what a recycled file held before, where no frame number tells: in a first segment that stayed
+/// empty because a record was too long for it.
+#[test]
+fn an_empty_recycled_first_segment_holds_nothing() {
+    let (files, _) = recycled(false, true);
+    let mut wal = Wal::open(files.clone(), directory(), tiny(), &mut |_, _| Ok(())).unwrap();
+    // Until the segment made ready is one that was released.
+    let begun = wal.current_segment();
+    while wal.append(&large_record(1000)).unwrap() == begun {}
+    let (empty, stale) = (SegmentNumber(wal.current_segment().0 + 1), frames(&files));
+    let path = directory().join(format!("{:012}.wal", empty.0));
+    assert!(stale.iter().any(|frame| frame.path == path && frame.start == 512), "the test needs a stale first frame");
+    let segment = wal.append(&large_record(20_000)).unwrap();
+    assert!(segment > empty);
+    wal.release_before(empty).unwrap();
+    assert_eq!(wal.first_segment(), empty);
+    drop(wal);
+    assert_eq!(lengths(&files).unwrap(), [20_000]);
+}
+
 /// A log of one segment with a single sector left, whose next frame, too long for that, was torn in the second segment:
 /// its header is on disk and its payload is not.
 fn torn_in_the_next_segment() -> SimFiles {
