@@ -50,7 +50,8 @@ impl Identity {
     /// is damaged or can't be written.
     pub(crate) fn open(directory: Arc<DataDirectory>, advertise: &str, peers: &[String]) -> Result<Identity, Error> {
         let place = peers.iter().position(|peer| peer == advertise);
-        let member = place.map_or(0, |place| place as MemberId + 1);
+        let place = place.ok_or_else(|| Error::Setting(format!("--advertise {advertise} is not in --peers")))?;
+        let member = place as MemberId + 1;
         let stored = match directory.read_small(FILE)? {
             Some(bytes) => {
                 let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| Error::Identity {
@@ -98,6 +99,11 @@ impl Identity {
     /// The addresses of all members, in the order of their ids.
     pub(crate) fn peers(&self) -> &[String] {
         &self.peers
+    }
+
+    /// This member's address.
+    pub(crate) fn address(&self) -> &str {
+        self.peers.get(self.member as usize - 1).map_or("", String::as_str)
     }
 
     /// All members' ids and addresses.

@@ -90,10 +90,11 @@ impl Group {
     pub(crate) async fn open(options: GroupOptions) -> Result<Group, Error> {
         let GroupOptions { directory, identity, name } = options;
         let (failed, failure) = watch::channel(None);
-        let log = LogStore::open(&directory.path().join("log"), move |error| {
+        let log = LogStore::open(wal::RealFiles, &directory.path().join("log"), move |error| {
             failed.send_replace(Some(error.to_string()));
         })?;
-        let machine = Machine::open(directory)?;
+        let machine = Machine::open(directory.clone())?;
+        machine.check_continues(log.purged_index())?;
         let state = machine.watch();
         let network = Network { identity: identity.clone(), state: state.clone() };
         let config = Config {
@@ -118,6 +119,11 @@ impl Group {
         tokio::spawn(follow_leadership(raft.clone(), identity.clone(), publish));
         let admitted = Arc::new(AtomicBool::new(false));
         Ok(Group { raft, identity, network, admitted, name: name.into(), log, state, leadership, barrier, failure })
+    }
+
+    /// This member's address.
+    pub(crate) fn address(&self) -> &str {
+        self.identity.address()
     }
 
     /// What this member has applied, always the newest.

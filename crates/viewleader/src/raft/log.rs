@@ -20,7 +20,7 @@ use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
-use wal::{Records, SegmentNumber, Wal, WalError, Writer};
+use wal::{Files, Records, SegmentNumber, Wal, WalError, Writer};
 
 /// A group's log is small: so are its segments.
 const SEGMENT_BYTES: u64 = 8 << 20;
@@ -88,6 +88,23 @@ impl State {
         self.purged = self.purged.max(Some(id));
     }
 
+    /// Whether the entries follow each other, and what was purged; and forgets a commit beyond the end, which only a log
+    /// that lost its end can have.
+    fn check(&mut self) -> Result<(), String> {
+        let mut expected = self.purged.map(|id| id.index + 1);
+        for index in self.entries.keys() {
+            if expected.is_some_and(|expected| expected != *index) {
+                return Err(format!("has a hole before entry {index}"));
+            }
+            expected = Some(index + 1);
+        }
+        if self.purged.is_none() && self.entries.keys().next().is_some_and(|first| *first != 0) {
+            return Err("does not begin with entry 0".into());
+        }
+        self.committed = self.committed.min(self.last());
+        Ok(())
+    }
+
     fn last(&self) -> Option<LogId> {
         self.entries.last_key_value().map(|(_, kept)| kept.entry.log_id).or(self.purged)
     }
@@ -110,6 +127,7 @@ pub(super) struct LogStore {
 impl LogStore {
     /// Opens the log in `directory`; `on_failure` is called once, when a write fails later (P2).
     pub(super) fn open(
+        files: impl Files,
         directory: &Path,
         on_failure: impl FnOnce(WalError) + Send + 'static,
     ) -> Result<LogStore, Error> {
@@ -119,16 +137,14 @@ impl LogStore {
             first_segment_bytes: FIRST_SEGMENT_BYTES,
             ..wal::Options::default()
         };
-        let wal = Wal::open(wal::RealFiles, directory, options, &mut |segment, bytes| state.replay(segment, &bytes))?;
-        // A purge may have been cut short, and entries before a hole would be taken for the log.
-        if let Some((first, _)) = state.entries.first_key_value()
-            && state.entries.len() as u64 != state.entries.keys().next_back().map_or(0, |last| last - first + 1)
-        {
-            return Err(Error::Raft(format!("its log in {} has a hole", directory.display())));
-        }
-        // The log may have been truncated after a commit was noted only by damage; never claim more than there is.
-        state.committed = state.committed.min(state.last());
+        let wal = Wal::open(files, directory, options, &mut |segment, bytes| state.replay(segment, &bytes))?;
+        state.check().map_err(|what| Error::Raft(format!("its log in {} {what}", directory.display())))?;
         Ok(LogStore { state: Arc::new(Mutex::new(state)), writer: Writer::spawn(wal, on_failure)? })
+    }
+
+    /// The index up to which entries were purged: a snapshot must hold them.
+    pub(super) fn purged_index(&self) -> Option<u64> {
+        self.state().purged.map(|id| id.index)
     }
 
     /// Writes what is waiting and closes the log with its mark.

@@ -36,6 +36,18 @@ impl Machine {
         })
     }
 
+    /// Whether the log, purged up to `purged_index`, goes on where the snapshot ends.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`]: what was purged is in no snapshot.
+    pub(super) fn check_continues(&self, purged_index: Option<u64>) -> Result<(), Error> {
+        if purged_index <= self.applied.map(|id| id.index) {
+            return Ok(());
+        }
+        let reason = format!("it is missing or old: the log begins after entry {}", purged_index.unwrap_or_default());
+        Err(self.snapshots.unusable(reason))
+    }
+
     /// The state after every step: always the newest, whoever is slow.
     pub(super) fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.published.subscribe()

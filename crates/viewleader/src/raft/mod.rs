@@ -15,6 +15,8 @@ mod messages;
 mod network;
 mod service;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use bootstrap::found_or_join;
 pub(crate) use group::{Group, GroupOptions, Leadership, MemberFacts, NotDone};

@@ -52,6 +52,11 @@ impl Snapshots {
         Ok((Snapshots { directory, last: Arc::new(Mutex::new(stored)) }, state))
     }
 
+    /// The error for a snapshot that can't be what it should.
+    pub(super) fn unusable(&self, reason: String) -> Error {
+        Error::Snapshot { path: self.directory.path().join(FILE), reason }
+    }
+
     /// Makes this the last snapshot, durably, unless there is a newer one.
     pub(super) async fn store(&self, meta: Meta, data: Vec<u8>) -> Result<(), StorageError> {
         let signature = meta.signature();

@@ -59,6 +59,12 @@ impl LeadersService {
     fn leader_address(&self) -> Option<String> {
         self.group.leadership().borrow().leader_address.clone()
     }
+
+    /// The member to ask in somebody's name: the leader, if it is another one, and nobody asked in somebody's name.
+    fn forward_to<T>(&self, request: &Request<T>) -> Option<String> {
+        let leader = self.leader_address()?;
+        (leader != self.group.address() && !forward::was_forwarded(request)).then_some(leader)
+    }
 }
 
 /// How a view travels to who has `have`: as what changed, or whole.

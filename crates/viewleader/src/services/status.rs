@@ -1,6 +1,6 @@
 //! What people ask: who is there, and what lacks something.
 
-use super::forward::{forwarded, was_forwarded};
+use super::forward::forwarded;
 use super::{LeadersService, no_leader};
 use crate::leading::{Input, Knowledge};
 use crate::raft::MemberFacts;
@@ -17,7 +17,7 @@ impl LeadersService {
         if let Some(knowledge) = self.knowledge().await {
             return self.own_status(Some(&knowledge)).await;
         }
-        let why = match self.leader_address().filter(|_| !was_forwarded(&request)) {
+        let why = match self.forward_to(&request) {
             None => no_leader(),
             Some(leader) => {
                 let answer = match self.forwarder.client(&leader) {

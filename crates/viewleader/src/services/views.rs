@@ -1,6 +1,6 @@
 //! The view, and its changes.
 
-use super::forward::{forwarded, was_forwarded};
+use super::forward::forwarded;
 use super::{LeadersService, no_leader, update};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,7 +18,7 @@ impl LeadersService {
     pub(super) async fn view(&self, request: Request<v1::GetViewRequest>) -> v1::GetViewReply {
         let asked = *request.get_ref();
         if asked.linearizable && self.group.read_barrier().await.is_err() {
-            return match self.leader_address().filter(|_| !was_forwarded(&request)) {
+            return match self.forward_to(&request) {
                 Some(leader) => self.view_of(&leader, asked).await,
                 None => v1::GetViewReply { error: Some(no_leader()), server_time_ms: now_ms(), ..Default::default() },
             };
