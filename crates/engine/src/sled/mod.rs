@@ -35,6 +35,7 @@ use headers::{Changes, Header, Slot, Slots};
 use layout::{Content, StoredRecord};
 use note::{Note, NoteFile};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::Bound;
@@ -64,7 +65,6 @@ impl Default for SledOptions {
 }
 
 /// An engine on disk. See the [module's documentation](self) for what it relies on.
-#[derive(Debug)]
 pub struct SledEngine {
     db: Db,
     /// For `fdatasync`: open since before the first write, so that no write error is missed.
@@ -82,6 +82,13 @@ pub struct SledEngine {
     failed: OnceLock<Failure>,
     /// Last, so that the lock goes after everything else.
     directory: Directory,
+}
+
+impl fmt::Debug for SledEngine {
+    /// The place only: sled would print every record.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledEngine").field("directory", &self.directory()).finish_non_exhaustive()
+    }
 }
 
 /// An error, kept to be given again.
