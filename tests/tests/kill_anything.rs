@@ -11,7 +11,7 @@ async fn await_health(client: &Client) -> Result<()> {
         match client.status().await {
             Ok(status) => {
                 let behind = status.without_quorum.len() + status.not_serving.len() + status.under_replicated.len();
-                let dead = status.nodes.iter().filter(|node| !node.node.alive).count();
+                let dead = status.nodes.iter().filter(|node| !node.info.alive).count();
                 if status.has_map && behind + dead == 0 {
                     return Ok(());
                 }
