@@ -56,12 +56,13 @@ impl Disk {
     ) -> Result<(Disk, Arc<DataDirectory>), Error> {
         let options = Options { segment_bytes: config.segment_bytes, ..Options::default() };
         blocking(move || {
-            let (replayed, writer) = recovery::open_log(&directory.path().join("wal"), options, fatal)?;
+            let directory = Arc::new(directory);
+            let (replayed, writer) = recovery::open_log(&directory, options, fatal)?;
             let engine: Arc<dyn Engine> = Arc::new(recovery::open_engine(&directory.path().join("state"))?);
             let identity = Identity::begin(&directory)?;
             check(directory.path(), &identity, &replayed)?;
             let journal = Arc::new(WalJournal::new(writer));
-            Ok((Disk { identity, replayed, journal, engine }, Arc::new(directory)))
+            Ok((Disk { identity, replayed, journal, engine }, directory))
         })
         .await
     }

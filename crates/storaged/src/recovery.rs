@@ -5,6 +5,7 @@ use crate::fatal::Fatal;
 use crate::journal::{TAG_PARTITION, TAG_VIEW};
 use crate::shard::retention::Retention;
 use bytes::{Buf, Bytes};
+use daemon::DataDirectory;
 use engine::{Engine, EngineError, Keyspace, SledEngine, SledOptions};
 use prost::Message as _;
 use replcore::{Base, PersistRecord, Recovered, Recovery, Standing};
@@ -133,19 +134,24 @@ fn read_state(engine: &dyn Engine, keyspace: Keyspace) -> Result<(EntryId, Vec<(
     }
 }
 
-/// Opens and replays the log.
+/// Opens and replays the log. Its thread keeps the directory's lock for as long as it may write.
 ///
 /// # Errors
 /// [`Error::Wal`]; also where a record does not fit.
 pub(crate) fn open_log(
-    directory: &Path,
+    directory: &Arc<DataDirectory>,
     options: wal::Options,
     fatal: Arc<Fatal>,
 ) -> Result<(Replayed, Writer), Error> {
     let mut replayed = Replayed::default();
-    let log = Wal::open(RealFiles, directory, options, &mut |segment, record| replayed.take(segment, record))?;
+    let path = directory.path().join("wal");
+    let log = Wal::open(RealFiles, &path, options, &mut |segment, record| replayed.take(segment, record))?;
     // P2: the first failed write or sync ends the node; nothing is acknowledged after it.
-    let writer = Writer::spawn(log, move |error| fatal.end(error.into()))?;
+    let lock = directory.clone();
+    let writer = Writer::spawn(log, move |error| {
+        fatal.end(error.into());
+        drop(lock);
+    })?;
     Ok((replayed, writer))
 }
 

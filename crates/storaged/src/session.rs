@@ -330,7 +330,8 @@ impl Session {
                 self.tell(LeaderEvent::DamageNoted { partition, epoch: Epoch(noted.epoch) }).await
             }
             Down::Heartbeat(_) => Ok(()),
-            Down::Refused(error) => Err(self.on_refused(error).await),
+            // Whether it is for good the next registration will tell.
+            Down::Refused(error) => Err(Ended::Broken(error.message)),
             Down::NotLeader(not_leader) => Err(self.on_not_leader(&not_leader)),
             Down::Registered(_) => Err(Ended::Broken("a second registration".to_owned())),
         }
@@ -343,7 +344,7 @@ impl Session {
         Ended::Broken(format!("it does not lead; {} might", not_leader.leader_address))
     }
 
-    /// Some refusals pass; others are for good.
+    /// The answer to a registration: some refusals pass, others are for good.
     async fn on_refused(&mut self, error: v1::Error) -> Ended {
         match ErrorCode::from_number(error.code) {
             ErrorCode::WrongCluster | ErrorCode::Refused | ErrorCode::Invalid => {

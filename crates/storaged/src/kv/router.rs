@@ -46,7 +46,7 @@ pub(crate) async fn dispatch(gate: &Gate, connection: &Arc<Connection>, batch: v
                 connection.answer_now(refusal(number, node.me.node, partition, code, detail, Some(&view)));
             }
             Sorted::There(request, partition, address) => {
-                forward(node.clone(), connection.clone(), *request, partition, address);
+                forward(node.clone(), connection.clone(), *request, partition, &address);
             }
         }
     }
@@ -135,18 +135,12 @@ fn sort(node: &Node, view: &View, request: v1::Request, now: Moment, calendar_ms
 }
 
 /// Sends a request to the node that serves its partition, once.
-fn forward(
-    node: Arc<Node>,
-    connection: Arc<Connection>,
-    request: v1::Request,
-    partition: PartitionId,
-    address: String,
-) {
+fn forward(node: Arc<Node>, connection: Arc<Connection>, request: v1::Request, partition: PartitionId, address: &str) {
     counter!("storaged_forwarded_total").increment(1);
     let number = request.number;
     let changes = !matches!(request.operation, Some(v1::request::Operation::Get(_)));
     let patience = Duration::from_millis(u64::from(request.timeout_ms + FORWARDING_MS / 2));
-    let sent = node.streams.send(&address, request, patience);
+    let sent = node.streams.send(address, request, patience);
     tokio::spawn(async move {
         let response = match sent.answer().await {
             Ok(response) => v1::Response { number, ..response },

@@ -155,7 +155,7 @@ impl Worker {
         for place in recovered {
             self.touch(place);
         }
-        self.change_view(self.parts.view.clone());
+        self.change_view(&self.parts.view.clone());
         self.end_burst();
         while !self.failed && !self.is_finished() {
             tokio::select! {
@@ -219,7 +219,7 @@ impl Worker {
                 }
             }
             Input::Peer(peer) => self.look_at_peer(peer),
-            Input::View(view) => self.change_view(view),
+            Input::View(view) => self.change_view(&view),
             Input::ActivationAnswered { partition, term, accepted } => {
                 let place = self.place_of(partition);
                 self.step(place, Event::ActivationAnswered { term, accepted });
@@ -329,7 +329,7 @@ impl Worker {
 
     // ------------------------------------------------------------------------------------------------ views
 
-    fn change_view(&mut self, view: Arc<View>) {
+    fn change_view(&mut self, view: &Arc<View>) {
         self.parts.view = view.clone();
         self.burst.set_links(self.parts.links.all());
         for place in 0..(view.configurations.len().saturating_sub(self.parts.index)).div_ceil(self.parts.count) {
