@@ -24,6 +24,8 @@ mod flush;
 mod headers;
 mod layout;
 mod note;
+#[cfg(test)]
+mod tests;
 
 pub use directory::quarantine;
 
@@ -222,6 +224,8 @@ impl SledEngine {
 
     /// Gives a batch to sled, with the headers that go with it, and those to readers at the same instant.
     fn write(&self, mut batch: Batch, changes: Changes) -> Result<(), EngineError> {
+        // Looked for here, because a reader may wait for ever for the write that failed, and this then for the reader.
+        self.db.context.global_error().map_err(|error| self.fail("write", error))?;
         self.note_progress()?;
         let mut slots = self.slots.write().map_err(|_| write_panicked())?;
         headers::add(&mut batch, &slots, &changes);
@@ -479,7 +483,11 @@ fn write_panicked() -> EngineError {
 fn sled_error(action: &'static str, path: &Path, error: ::sled::Error) -> EngineError {
     match error {
         // A file that ends before what it must hold is damaged; the system read it well.
-        ::sled::Error::Io(error) if error.kind() != ErrorKind::UnexpectedEof => EngineError::io(action, path)(error),
+        ::sled::Error::Io(error) if error.kind() != ErrorKind::UnexpectedEof => {
+            // What sled passes from its threads is the system's error written out; its kind says it better.
+            let told_twice = error.raw_os_error().is_none() && error.kind() != ErrorKind::Other;
+            EngineError::io(action, path)(if told_twice { error.kind().into() } else { error })
+        }
         other => EngineError::corrupt(format!("{}: {other}", path.display())),
     }
 }
