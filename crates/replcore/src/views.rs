@@ -46,6 +46,9 @@ impl Replica {
                 // P5: what an ended generation left is never served, voted with or sent again.
                 self.delete(ended, effects);
             }
+            if on(Mutant::P8) && known_term.is_some_and(|known| known < configuration.term) {
+                self.abdicate(effects); // the view, at last
+            }
             self.raise(configuration.term, effects);
         } else {
             self.on_removed(epoch, &configuration, effects);

@@ -217,9 +217,13 @@ impl Client {
             Answer::ConditionFailed { version } => Heard::ConditionFailed(version),
             Answer::Error(code) => return self.hear_error(ctx, attempt, code),
         };
-        // P29: an attempt that nobody answered may still be on its way, and find the condition true.
-        let others_open =
-            open.attempts.iter().enumerate().any(|(i, a)| i != attempt as usize && *a == Attempt::Unanswered);
+        // P29: an attempt that nobody answered may still be on its way, and find the condition true; so may one that was
+        // sent later and is unknown. An earlier unknown one can't: whoever judged this one would have found it done.
+        let others_open = open.attempts.iter().enumerate().any(|(other, state)| match state {
+            Attempt::NotDone => false,
+            Attempt::Unknown => other > attempt as usize,
+            Attempt::Unanswered => other != attempt as usize,
+        });
         let did_nothing = matches!(heard, Heard::NotFound | Heard::ConditionFailed(_));
         let heard = if did_nothing && open.action != Action::Get && others_open { Heard::Unknown } else { heard };
         self.remember(ctx, heard);

@@ -18,6 +18,7 @@ pub(crate) enum Fault {
     Resume(usize),
     Cut(Vec<(Place, Place)>),
     Mend(Vec<(Place, Place)>),
+    Lag(Vec<(Place, Place)>, Micros),
     SlowDisk(usize, Micros),
     LoseLeader,
     Damage(usize, PartitionId),
@@ -30,9 +31,9 @@ impl Fault {
         let node = ctx.random.index(nodes);
         let long = ctx.random.chance(250);
         let lasts = if long { ctx.between(300 * MS, 1_500 * MS) } else { ctx.between(MS, 300 * MS) };
-        let FaultWeights { crash, power_loss, pause, one_way, isolate, split, slow_disk, no_leader, damage } =
+        let FaultWeights { crash, power_loss, pause, one_way, isolate, split, slow_disk, no_leader, damage, lag } =
             ctx.plan.faults;
-        let weights = [crash, power_loss, pause, one_way, isolate, split, slow_disk, no_leader, damage];
+        let weights = [crash, power_loss, pause, one_way, isolate, split, slow_disk, no_leader, damage, lag];
         let mut drawn = ctx.random.below(weights.iter().sum());
         let kind = weights.iter().position(|weight| {
             let here = drawn < *weight;
@@ -64,6 +65,10 @@ impl Fault {
             }
             Some(8) => {
                 (vec![Fault::Damage(node, PartitionId(ctx.random.below(ctx.plan.partitions.into()) as u32))], vec![])
+            }
+            Some(9) => {
+                let (links, lag) = (isolated(ctx, node), ctx.between(30 * MS, 1_500 * MS));
+                (vec![Fault::Lag(links.clone(), lag)], vec![Fault::Lag(links, 0)])
             }
             _ => (vec![], vec![]),
         };
@@ -102,6 +107,7 @@ impl Fault {
                 }
                 streams(ctx, nodes, &links, true);
             }
+            Fault::Lag(links, lag) => links.iter().for_each(|(from, to)| ctx.network.lag(*from, *to, lag)),
             Fault::SlowDisk(node, slower) => nodes[node].slow_disk = slower,
             Fault::LoseLeader => group.lose_leader(),
             Fault::Damage(node, partition) => damage(ctx, nodes, node, partition),

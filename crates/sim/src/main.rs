@@ -29,6 +29,17 @@ struct Arguments {
     /// Go on after a seed that fails.
     #[arg(long)]
     keep_going: bool,
+    /// Break this rule of the replica core; a name of `replcore::mutants`.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_parser = mutant)]
+    mutant: Option<replcore::mutants::Mutant>,
+}
+
+#[cfg(feature = "mutants")]
+fn mutant(text: &str) -> Result<replcore::mutants::Mutant, String> {
+    let all = replcore::mutants::Mutant::ALL;
+    let names = || all.iter().map(|mutant| format!("{mutant:?}")).collect::<Vec<_>>().join(", ");
+    all.iter().copied().find(|mutant| format!("{mutant:?}") == text).ok_or_else(|| format!("there are {}", names()))
 }
 
 fn seeds(text: &str) -> Result<(u64, u64), String> {
@@ -71,6 +82,8 @@ fn main() -> ExitCode {
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs.min(end - first) {
             scope.spawn(|| {
+                #[cfg(feature = "mutants")]
+                replcore::mutants::set(arguments.mutant);
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end {

@@ -6,7 +6,7 @@
 use crate::plan::LinkQuality;
 use crate::queue::{MS, Micros};
 use crate::random::Random;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An end of a link.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -22,6 +22,8 @@ pub(crate) struct Network {
     streams: LinkQuality,
     /// From, to.
     cut: BTreeSet<(Place, Place)>,
+    /// Everything takes up to so much longer.
+    lagging: BTreeMap<(Place, Place), Micros>,
 }
 
 impl Network {
@@ -33,7 +35,7 @@ impl Network {
             straggle_permille: between_nodes.straggle_permille.min(20),
             ..between_nodes
         };
-        Network { between_nodes, streams, cut: BTreeSet::new() }
+        Network { between_nodes, streams, cut: BTreeSet::new(), lagging: BTreeMap::new() }
     }
 
     /// The delays after which a message sent now arrives: none, one or two.
@@ -49,9 +51,11 @@ impl Network {
             return [None, None];
         }
         let again = random.chance(quality.duplicate_permille);
+        let lag = self.lagging.get(&(from, to)).copied().unwrap_or(0);
         let mut delay = || {
             let straggles = random.chance(quality.straggle_permille);
-            random.between(quality.delay_min, if straggles { quality.straggle_max } else { quality.delay_max })
+            let most = if straggles { quality.straggle_max } else { quality.delay_max };
+            random.between(quality.delay_min, most) + random.between(lag / 2, lag)
         };
         [Some(delay()), again.then(delay)]
     }
@@ -64,6 +68,11 @@ impl Network {
         self.cut.remove(&(from, to));
     }
 
+    /// Everything sent from now on takes up to `lag` longer; 0: no more.
+    pub(crate) fn lag(&mut self, from: Place, to: Place, lag: Micros) {
+        self.lagging.insert((from, to), lag);
+    }
+
     pub(crate) fn is_cut(&self, from: Place, to: Place) -> bool {
         self.cut.contains(&(from, to))
     }
@@ -71,6 +80,7 @@ impl Network {
     /// No faults from now on; what is under way may still come twice.
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
+        self.lagging.clear();
         for quality in [&mut self.between_nodes, &mut self.streams] {
             *quality = LinkQuality { delay_min: quality.delay_min, delay_max: quality.delay_max, ..Default::default() };
         }

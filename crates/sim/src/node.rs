@@ -20,7 +20,6 @@ use types::{
 use viewcore::observed::Serving;
 use viewcore::{Heartbeat, Registration};
 
-const HEARTBEAT_EVERY: Micros = 50 * MS;
 const REGISTER_EVERY: Micros = 80 * MS;
 const RECONNECT_EVERY: Micros = 60 * MS;
 const FORGET_EVERY: Micros = 400 * MS;
@@ -220,9 +219,9 @@ impl Node {
                 self.take(ctx, Input::Applied { partition, generation, through });
             }
             Process::ViewOnDisk(view) => {
-                let disk = &mut ctx.disks[self.place];
-                if disk.view.as_ref().is_none_or(|there| there.epoch < view.epoch) {
-                    disk.view = Some(view.clone());
+                if ctx.disks[self.place].view.as_ref().is_none_or(|there| there.epoch < view.epoch) {
+                    self.meet(ctx, start, &view);
+                    ctx.disks[self.place].view = Some(view.clone());
                 }
                 self.take(ctx, Input::View(view));
             }
@@ -255,6 +254,18 @@ impl Node {
         }
     }
 
+    /// A peer that has started again has a new stream (P6).
+    fn meet(&self, ctx: &mut Context, start: u64, view: &View) {
+        let disk = &ctx.disks[self.place];
+        let known = |id: NodeId| Some(disk.view.as_ref()?.nodes.get(&id)?.incarnation);
+        let others = view.nodes.values().filter(|info| Some(info.id) != disk.id);
+        let peers: Vec<NodeId> = others.filter(|info| known(info.id) != Some(info.incarnation)).map(|i| i.id).collect();
+        for peer in peers {
+            let delay = ctx.between(MS, 10 * MS);
+            ctx.process(delay, self.place, start, Process::Input(Input::PeerUp(peer)));
+        }
+    }
+
     fn register(&mut self, ctx: &mut Context) {
         let Some(process) = self.process.as_ref().filter(|process| !process.session) else { return };
         let start = process.start;
@@ -281,7 +292,7 @@ impl Node {
 
     fn heartbeat(&mut self, ctx: &mut Context) {
         let Some(process) = &mut self.process else { return };
-        ctx.process(HEARTBEAT_EVERY, self.place, process.start, Process::Heartbeat);
+        ctx.process(ctx.plan.heartbeat_every, self.place, process.start, Process::Heartbeat);
         let (Some(id), false, true) = (ctx.disks[self.place].id, self.paused, process.session) else { return };
         let mut serving = Vec::new();
         for partition in (0..ctx.plan.partitions).map(PartitionId) {
@@ -524,21 +535,13 @@ impl Node {
     /// P5: a view is on disk before it is acted on, and only a newer one counts.
     fn learn(&mut self, ctx: &mut Context, view: Arc<View>) {
         let Some(process) = &mut self.process else { return };
-        let known = ctx.disks[self.place].view.clone();
-        if known.as_ref().is_some_and(|known| known.epoch >= view.epoch) || process.writing_view >= view.epoch {
+        let known = ctx.disks[self.place].view.as_ref();
+        if known.is_some_and(|known| known.epoch >= view.epoch) || process.writing_view >= view.epoch {
             return;
         }
         process.writing_view = view.epoch;
-        let (start, own) = (process.start, ctx.disks[self.place].id);
-        // A peer that has started again has a new stream.
-        for info in view.nodes.values().filter(|info| Some(info.id) != own) {
-            let before = known.as_ref().and_then(|known| known.nodes.get(&info.id)).map(|info| info.incarnation);
-            if before != Some(info.incarnation) {
-                let delay = ctx.between(MS, 10 * MS);
-                ctx.process(delay, self.place, start, Process::Input(Input::PeerUp(info.id)));
-            }
-        }
-        let delay = ctx.between(50, 3 * MS);
+        let start = process.start;
+        let delay = ctx.random.between(50, ctx.plan.view_write_max);
         ctx.process(delay, self.place, start, Process::ViewOnDisk(view));
     }
 

@@ -79,6 +79,8 @@ pub(crate) struct FaultWeights {
     pub(crate) isolate: u64,
     /// The nodes fall into two halves.
     pub(crate) split: u64,
+    /// Everything to or from a node takes long.
+    pub(crate) lag: u64,
     /// A node's disk takes long.
     pub(crate) slow_disk: u64,
     /// The viewleader group has no leader.
@@ -141,6 +143,10 @@ pub(crate) struct Plan {
     pub(crate) request_memory_ms: u64,
     /// How far a clock is off, at most.
     pub(crate) clock_skew_ms: u64,
+    /// Time between a node's heartbeats.
+    pub(crate) heartbeat_every: Micros,
+    /// Most time until a view is on disk.
+    pub(crate) view_write_max: Micros,
     /// Silence after which a node counts as dead.
     pub(crate) node_timeout_ms: u64,
     /// Time between faults, at most.
@@ -171,6 +177,8 @@ impl Plan {
         let replication = if nodes == 5 && random.chance(300) { 5 } else { 3 };
         let partitions = 1 << random.between(0, 2);
         let fast = random.chance(500);
+        // Primaries come and go so quickly that most leave something unfinished.
+        let restless = random.chance(350);
         let tick_every = random.between(5, 15) * MS;
         let settings = Settings {
             message_bytes_max: [100, 400, 1 << 20][random.index(3)],
@@ -191,15 +199,17 @@ impl Plan {
             busy: random.between(1_500, 3_500) * MS,
             heal_max: 120_000 * MS,
             link: link(random, scenario, fast),
-            sync: if fast { (50, 300) } else { (200, 6 * MS) },
+            sync: [(50, 300), (200, 6 * MS), (200, 40 * MS)][random.index(3)],
             apply_max: [100, 2 * MS, 40 * MS][random.index(3)],
             checkpoint_every: random.between(50, 900) * MS,
             tick_every,
             settings,
             request_memory_ms: [300, 1_500, 60_000][random.index(3)],
             clock_skew_ms: [0, 20, 500][random.index(3)],
-            node_timeout_ms: random.between(150, 400),
-            fault_every: random.between(60, 500) * MS,
+            heartbeat_every: if restless { 15 * MS } else { 50 * MS },
+            view_write_max: [MS, 5 * MS, 150 * MS][random.index(3)],
+            node_timeout_ms: if restless { random.between(50, 120) } else { random.between(150, 400) },
+            fault_every: if restless { random.between(10, 80) } else { random.between(60, 500) } * MS,
             faults: faults(random, scenario),
         }
     }
@@ -226,9 +236,11 @@ fn faults(random: &mut Random, scenario: Scenario) -> FaultWeights {
     let mut maybe = |weight: u64| if random.chance(600) { weight } else { 0 };
     match scenario {
         Scenario::Calm => none,
-        Scenario::Network => FaultWeights { one_way: 3, isolate: 3, split: maybe(2), ..none },
-        Scenario::Crashes => FaultWeights { crash: 4, power_loss: maybe(1), slow_disk: maybe(3), ..none },
-        Scenario::Pauses => FaultWeights { pause: 4, isolate: maybe(1), crash: maybe(1), ..none },
+        Scenario::Network => FaultWeights { one_way: 3, isolate: 3, split: maybe(2), lag: maybe(4), ..none },
+        Scenario::Crashes => {
+            FaultWeights { crash: 4, power_loss: maybe(1), slow_disk: maybe(3), isolate: maybe(2), ..none }
+        }
+        Scenario::Pauses => FaultWeights { pause: 4, isolate: maybe(1), lag: maybe(2), crash: maybe(1), ..none },
         Scenario::Viewleader => {
             FaultWeights { no_leader: 4, crash: maybe(2), pause: maybe(2), isolate: maybe(2), ..none }
         }
@@ -240,6 +252,7 @@ fn faults(random: &mut Random, scenario: Scenario) -> FaultWeights {
             one_way: maybe(3),
             isolate: maybe(3),
             split: maybe(2),
+            lag: maybe(2),
             slow_disk: maybe(2),
             no_leader: maybe(2),
             damage: maybe(1),
