@@ -305,14 +305,17 @@ async fn a_member_with_a_new_directory_is_refused() {
 async fn different_lists_of_peers_are_refused() {
     let mut cluster = Cluster::new(3);
     cluster.members[0].start();
-    let all = cluster.members[1].config.peers.clone();
+    cluster.members[2].start();
+    Watcher::new(&cluster.members[0]).await.view_where(|_| true).await;
+    let right = cluster.members[1].config.peers.clone();
     let own = cluster.members[1].config.advertise.clone();
-    cluster.members[1].config.peers = vec![cluster.members[0].config.advertise.clone(), own.clone(), "h:1".into()];
+    let other = cluster.members[0].config.advertise.clone();
+    cluster.members[1].config.peers = vec![other, own.clone(), "127.0.0.1:1".into()];
     cluster.members[1].start();
     let error = cluster.members[1].ended().await;
     assert!(matches!(error, Error::PeersDiffer { .. }), "{error}");
     // Corrected, it is welcome: nothing had come of the wrong list.
-    cluster.members[1].config.peers = all.clone();
+    cluster.members[1].config.peers = right;
     cluster.members[1].start();
     Watcher::new(&cluster.members[1]).await.view_where(|_| true).await;
     cluster.members[1].stop().await.unwrap();

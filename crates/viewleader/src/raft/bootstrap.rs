@@ -3,7 +3,8 @@
 //! Every member is started with the same list. One without a log asks all others who they are. It takes part once a
 //! majority of the list, itself included, is there and nobody remembers another directory behind its id. Then, unless
 //! somebody's log has begun, the lowest one of those that are there begins the group with the list as its membership;
-//! should two do so at once, they write the same first entry, which openraft allows.
+//! should two do so at once, they write the same first entry, which openraft allows. A member with another list counts as
+//! not there; one that meets a group that has begun with another list ends.
 //!
 //! A group of which a majority lost their directories at once can't be told from a new one: it begins anew, with another
 //! cluster id, which its storage nodes refuse.
@@ -79,6 +80,9 @@ async fn ask_all(group: &Group) -> Result<BTreeMap<u64, HelloReply>, Error> {
         match reply {
             Ok((directory, reply)) => {
                 check(group, &address, &reply)?;
+                if reply.peers != group.identity.peers() {
+                    continue;
+                }
                 group.identity.meet(member, directory)?;
                 replies.insert(member, reply);
             }
@@ -91,11 +95,17 @@ async fn ask_all(group: &Group) -> Result<BTreeMap<u64, HelloReply>, Error> {
 fn check(group: &Group, address: &str, reply: &HelloReply) -> Result<(), Error> {
     let identity = &group.identity;
     if reply.peers != identity.peers() {
-        return Err(Error::PeersDiffer {
+        let differ = Error::PeersDiffer {
             peer: address.to_owned(),
             theirs: reply.peers.join(","),
             ours: identity.peers().join(","),
-        });
+        };
+        // Where a group has begun, its list is right. Before that nobody knows which one is: say so, and wait.
+        if reply.initialized {
+            return Err(differ);
+        }
+        tracing::error!("{differ}");
+        return Ok(());
     }
     if reply.met_you_as.is_some_and(|met| met != identity.directory_id()) {
         return Err(Error::DirectoryReplaced { member: identity.member(), witness: address.to_owned() });

@@ -60,6 +60,8 @@ pub(super) struct Line {
 pub(super) enum NoAnswer {
     #[error("{0}")]
     Status(Box<tonic::Status>),
+    #[error("it took too long")]
+    Late,
     #[error("the address can't be used")]
     Address,
     #[error(transparent)]
@@ -108,13 +110,16 @@ impl Line {
         let mut request = tonic::Request::new(envelope.to_wire(cluster)?);
         request.set_timeout(timeout);
         let client = self.client.as_mut().ok_or(NoAnswer::Address)?;
-        let reply: RaftBody = match method {
-            Method::AppendEntries => client.append_entries(request).await?,
-            Method::Vote => client.vote(request).await?,
-            Method::InstallSnapshot => client.install_snapshot(request).await?,
-            Method::Hello => client.hello(request).await?,
-        }
-        .into_inner();
+        // Measured here too: resolving a name can take longer than any deadline that travels.
+        let answered = tokio::time::timeout(timeout, async {
+            match method {
+                Method::AppendEntries => client.append_entries(request).await,
+                Method::Vote => client.vote(request).await,
+                Method::InstallSnapshot => client.install_snapshot(request).await,
+                Method::Hello => client.hello(request).await,
+            }
+        });
+        let reply: RaftBody = answered.await.map_err(|_| NoAnswer::Late)??.into_inner();
         let reply: Envelope<A> = Envelope::from_wire(&reply)?;
         if reply.from != self.target || reply.to != identity.member() {
             return Err(NoAnswer::Refused(format!("member {} answered instead of {}", reply.from, self.target)));

@@ -117,9 +117,11 @@ impl RaftMethods for RaftService {
     async fn hello(&self, request: Request<RaftBody>) -> Result<Response<RaftBody>, Status> {
         let body = request.get_ref();
         let (envelope, hello) = Envelope::<Hello>::from_wire(body).map_err(|error| unusable(&error))?.split();
+        let initialized = self.raft.is_initialized().await;
+        let initialized = initialized.map_err(|error| Status::unavailable(error.to_string()))?;
         if hello.peers != self.identity.peers() {
             // Ids differ too then. The asking member compares the lists, and says so.
-            return self.reply_as(envelope.to, &envelope, self.hello_reply(None, false));
+            return self.reply_as(envelope.to, &envelope, self.hello_reply(None, initialized));
         }
         self.check(body, &envelope)?;
         let met_you_as = self.identity.met(envelope.from);
@@ -127,8 +129,6 @@ impl RaftMethods for RaftService {
             let met = self.identity.meet(envelope.from, envelope.directory);
             met.map_err(|error| Status::internal(error.to_string()))?;
         }
-        let initialized = self.raft.is_initialized().await;
-        let initialized = initialized.map_err(|error| Status::unavailable(error.to_string()))?;
         self.reply(&envelope, self.hello_reply(met_you_as, initialized))
     }
 }

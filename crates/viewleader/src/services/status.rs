@@ -17,8 +17,11 @@ impl LeadersService {
         if let Some(knowledge) = self.knowledge().await {
             return self.own_status(Some(&knowledge)).await;
         }
-        let why = match self.forward_to(&request) {
-            None => no_leader(),
+        let why = match self.forward_to(&request).await {
+            None => match self.knowledge().await {
+                Some(knowledge) => return self.own_status(Some(&knowledge)).await,
+                None => no_leader(),
+            },
             Some(leader) => {
                 let answer = match self.forwarder.client(&leader) {
                     Ok(mut client) => client.status(forwarded(v1::StatusRequest {})).await.map_err(|s| s.to_string()),

@@ -18,10 +18,13 @@ impl LeadersService {
     pub(super) async fn view(&self, request: Request<v1::GetViewRequest>) -> v1::GetViewReply {
         let asked = *request.get_ref();
         if asked.linearizable && self.group.read_barrier().await.is_err() {
-            return match self.forward_to(&request) {
-                Some(leader) => self.view_of(&leader, asked).await,
-                None => v1::GetViewReply { error: Some(no_leader()), server_time_ms: now_ms(), ..Default::default() },
-            };
+            if let Some(leader) = self.forward_to(&request).await {
+                return self.view_of(&leader, asked).await;
+            }
+            // Nobody leads, or this member does by now.
+            if self.group.read_barrier().await.is_err() {
+                return v1::GetViewReply { error: Some(no_leader()), server_time_ms: now_ms(), ..Default::default() };
+            }
         }
         let state = self.group.state().borrow().clone();
         let mut reply = v1::GetViewReply { server_time_ms: now_ms(), ..Default::default() };

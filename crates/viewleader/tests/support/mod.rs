@@ -109,6 +109,9 @@ pub struct Cluster {
 impl Cluster {
     /// `count` members that are not started yet, at free ports.
     pub fn new(count: usize) -> Cluster {
+        if std::env::var_os("RUST_LOG").is_some() {
+            daemon::logging::init(None, daemon::logging::LogFormat::Text).unwrap();
+        }
         let directory = tempfile::tempdir().unwrap();
         let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let peers: Vec<String> = held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
