@@ -136,7 +136,7 @@ fn a_flipped_bit_is_noticed_or_does_no_harm() {
     let directory = tempfile::tempdir().unwrap();
     let (original, model, seq) = store(directory.path());
     let tried = directory.path().join("tried");
-    let flips: usize = std::env::var("FLIPS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let flips: usize = std::env::var("FLIPS").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
     let mut counts = [0; 3];
     let mut random = 0x2545_f491_4f6c_dd1du64;
     let mut draw = |below: u64| {

@@ -4,8 +4,9 @@
 //! lie in one item: a call of `apply` touches many partitions, and sled takes as long for a few bytes as for a page. An
 //! item is written with the batch that changes a header in it, so `applied` moves with what it counts (P1).
 
+use super::end_of;
+use super::failure::sled_error;
 use super::layout::{self, CHUNK_BYTES_MAX};
-use super::{end_of, sled_error};
 use crate::{EngineError, Keyspace, KeyspaceStatistics};
 use ::sled::{Batch, Db};
 use std::collections::{BTreeMap, BTreeSet};

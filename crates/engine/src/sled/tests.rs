@@ -1,6 +1,7 @@
 //! What shows only from within: single steps of a deletion, and damage below sled.
 
 use super::*;
+use crate::VersionedChange;
 use types::{Generation, PartitionId, Seq, Term};
 
 const GOING: Keyspace = keyspace(1, 1);
