@@ -1,10 +1,12 @@
 //! Asking the leader in somebody's name: once. A request that was forwarded is not forwarded again, so that members who
 //! disagree on who leads don't send it round and round.
 
+use super::LeadersService;
 use crate::raft::channel;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::timeout;
 use tonic::Request;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
@@ -13,6 +15,42 @@ use wire::v1::leaders_client::LeadersClient;
 
 const FORWARDED: &str = "ringleader-forwarded";
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request waits for a leader to be elected.
+const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two attempts of a member that believes to lead, and is not confirmed.
+const CONFIRM_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// Who can answer what only the leader knows.
+pub(super) enum Leader {
+    /// This member; what is applied here is up to date.
+    Here,
+    /// The member at this address.
+    At(String),
+    /// Nobody that could be found in time.
+    Nowhere,
+}
+
+impl LeadersService {
+    /// Finds the leader, and waits a moment for one that is just being elected. A member that led before it was started
+    /// anew believes so until it hears from the others: only a confirmed leader counts.
+    pub(super) async fn find_leader<T>(&self, request: &Request<T>) -> Leader {
+        let mut leadership = self.group.leadership();
+        let search = async {
+            loop {
+                let known = leadership.borrow_and_update().leader_address.clone();
+                match known.filter(|leader| leader != self.group.address()) {
+                    Some(_) if was_forwarded(request) => return Leader::Nowhere,
+                    Some(leader) => return Leader::At(leader),
+                    None if self.group.read_barrier().await.is_ok() => return Leader::Here,
+                    None => {}
+                }
+                // An error is the end of this member, which the deadline ends too.
+                let _changed = timeout(CONFIRM_AGAIN_AFTER, leadership.changed()).await;
+            }
+        };
+        timeout(ELECTION_PATIENCE, search).await.unwrap_or(Leader::Nowhere)
+    }
+}
 
 /// Connections to members that led. Clones share them.
 #[derive(Clone, Default)]
@@ -34,7 +72,7 @@ impl Forwarder {
 }
 
 /// Whether another member sent this in somebody's name.
-pub(super) fn was_forwarded<T>(request: &Request<T>) -> bool {
+fn was_forwarded<T>(request: &Request<T>) -> bool {
     request.metadata().contains_key(FORWARDED)
 }
 

@@ -20,16 +20,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use types::{ErrorCode, View};
 use wire::v1;
 use wire::v1::leaders_server::Leaders;
-
-/// How long a request waits for a leader to be elected.
-const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The service of one member. Clones share it.
 #[derive(Clone)]
@@ -62,18 +58,6 @@ impl LeadersService {
 
     fn leader_address(&self) -> Option<String> {
         self.group.leadership().borrow().leader_address.clone()
-    }
-
-    /// The member to ask in somebody's name: the leader, if it is another one, and nobody asked in somebody's name.
-    /// Waits a moment for a leader that is just being elected.
-    async fn forward_to<T>(&self, request: &Request<T>) -> Option<String> {
-        if forward::was_forwarded(request) {
-            return None;
-        }
-        let mut leadership = self.group.leadership();
-        let known = leadership.wait_for(|now| now.leader_address.is_some());
-        let leader = timeout(ELECTION_PATIENCE, known).await.ok()?.ok()?.leader_address.clone()?;
-        (leader != self.group.address()).then_some(leader)
     }
 }
 

@@ -101,7 +101,7 @@ impl LeadersService {
     }
 
     /// The present leadership of this member, waited for if it has just been elected.
-    async fn take_up(&self) -> Option<Leading> {
+    pub(super) async fn take_up(&self) -> Option<Leading> {
         let mut leading = self.leading.clone();
         let mut leadership = self.group.leadership();
         let taken_up = async { leading.wait_for(Option::is_some).await.ok().and_then(|leading| leading.clone()) };

@@ -1,6 +1,6 @@
 //! What people ask: who is there, and what lacks something.
 
-use super::forward::forwarded;
+use super::forward::{Leader, forwarded};
 use super::{LeadersService, no_leader};
 use crate::leading::{Input, Knowledge};
 use crate::raft::MemberFacts;
@@ -14,15 +14,13 @@ use wire::v1;
 
 impl LeadersService {
     pub(super) async fn answer_status(&self, request: Request<v1::StatusRequest>) -> v1::StatusReply {
-        if let Some(knowledge) = self.knowledge().await {
-            return self.own_status(Some(&knowledge)).await;
-        }
-        let why = match self.forward_to(&request).await {
-            None => match self.knowledge().await {
+        let why = match self.find_leader(&request).await {
+            Leader::Here => match self.knowledge().await {
                 Some(knowledge) => return self.own_status(Some(&knowledge)).await,
                 None => no_leader(),
             },
-            Some(leader) => {
+            Leader::Nowhere => no_leader(),
+            Leader::At(leader) => {
                 let answer = match self.forwarder.client(&leader) {
                     Ok(mut client) => client.status(forwarded(v1::StatusRequest {})).await.map_err(|s| s.to_string()),
                     Err(error) => Err(error.to_string()),
@@ -41,7 +39,7 @@ impl LeadersService {
 
     /// What the leading task knows; `None` if this member does not lead.
     async fn knowledge(&self) -> Option<Knowledge> {
-        let leading = self.leading.borrow().clone()?;
+        let leading = self.take_up().await?;
         let (ask, answer) = oneshot::channel();
         leading.inputs.send(Input::Ask(ask)).await.ok()?;
         answer.await.ok()

@@ -1,6 +1,6 @@
 //! The view, and its changes.
 
-use super::forward::forwarded;
+use super::forward::{Leader, forwarded};
 use super::{LeadersService, no_leader, update};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,13 +17,17 @@ const UPDATES_WAITING_MAX: usize = 2;
 impl LeadersService {
     pub(super) async fn view(&self, request: Request<v1::GetViewRequest>) -> v1::GetViewReply {
         let asked = *request.get_ref();
-        if asked.linearizable && self.group.read_barrier().await.is_err() {
-            if let Some(leader) = self.forward_to(&request).await {
-                return self.view_of(&leader, asked).await;
-            }
-            // Nobody leads, or this member does by now.
-            if self.group.read_barrier().await.is_err() {
-                return v1::GetViewReply { error: Some(no_leader()), server_time_ms: now_ms(), ..Default::default() };
+        if asked.linearizable {
+            match self.find_leader(&request).await {
+                Leader::Here => {}
+                Leader::At(leader) => return self.view_of(&leader, asked).await,
+                Leader::Nowhere => {
+                    return v1::GetViewReply {
+                        error: Some(no_leader()),
+                        server_time_ms: now_ms(),
+                        ..Default::default()
+                    };
+                }
             }
         }
         let state = self.group.state().borrow().clone();

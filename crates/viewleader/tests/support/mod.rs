@@ -32,6 +32,9 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// A member's runtime, what stops it, and what it ends with.
+type Running = (Runtime, oneshot::Sender<()>, JoinHandle<Result<(), Error>>);
+
 impl Drop for Member {
     fn drop(&mut self) {
         if let Some((runtime, _, _)) = self.running.take() {
@@ -43,7 +46,7 @@ impl Drop for Member {
 /// One member, running or not.
 pub struct Member {
     pub config: Config,
-    running: Option<(Runtime, oneshot::Sender<()>, JoinHandle<Result<(), Error>>)>,
+    running: Option<Running>,
 }
 
 impl Member {
@@ -177,7 +180,7 @@ impl Cluster {
             loop {
                 let leader = self.leader().await;
                 match Session::open(&self.members[leader].config.advertise, register.clone()).await {
-                    Some(Opened::Joined(session)) => return session,
+                    Some(Opened::Joined(session)) => return *session,
                     Some(Opened::Refused(error)) if error.code != types::ErrorCode::NoLeader.number() => {
                         panic!("refused: {}", error.message)
                     }
@@ -200,7 +203,7 @@ impl Cluster {
 }
 
 pub enum Opened {
-    Joined(Joined),
+    Joined(Box<Joined>),
     Refused(v1::Error),
 }
 
@@ -225,7 +228,7 @@ impl Session {
             ToNode::Registered(registered) => {
                 let view = View::try_from(registered.view.clone().unwrap()).unwrap();
                 session.view = Some(Arc::new(view));
-                Some(Opened::Joined(Joined { registered, session }))
+                Some(Opened::Joined(Box::new(Joined { registered, session })))
             }
             ToNode::Refused(error) => Some(Opened::Refused(error)),
             _ => None,
