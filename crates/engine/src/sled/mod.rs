@@ -80,7 +80,7 @@ impl Default for SledOptions {
     }
 }
 
-/// An engine on disk. See the [module's documentation](self) for what it relies on.
+/// An engine on disk. What it relies on of sled stands at the top of its module.
 pub struct SledEngine {
     db: Db,
     /// For `fdatasync`: open since before the first write, so that no write error is missed.
