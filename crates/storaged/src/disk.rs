@@ -58,11 +58,23 @@ impl Disk {
         blocking(move || {
             let directory = Arc::new(directory);
             let (replayed, writer) = recovery::open_log(&directory, options, fatal)?;
-            let engine: Arc<dyn Engine> = Arc::new(recovery::open_engine(&directory.path().join("state"))?);
-            let identity = Identity::begin(&directory)?;
-            check(directory.path(), &identity, &replayed)?;
-            let journal = Arc::new(WalJournal::new(writer));
-            Ok((Disk { identity, replayed, journal, engine }, directory))
+            let rest = || {
+                let engine: Arc<dyn Engine> = Arc::new(recovery::open_engine(&directory.path().join("state"))?);
+                let identity = Identity::begin(&directory)?;
+                check(directory.path(), &identity, &replayed)?;
+                Ok((engine, identity))
+            };
+            match rest() {
+                Ok((engine, identity)) => {
+                    let journal = Arc::new(WalJournal::new(writer));
+                    Ok((Disk { identity, replayed, journal, engine }, directory))
+                }
+                Err(error) => {
+                    // The first error is the one that matters; a log that fails says so by itself.
+                    let _second = writer.shutdown();
+                    Err(error)
+                }
+            }
         })
         .await
     }

@@ -79,13 +79,18 @@ async fn live(config: &Config, fatal: Arc<Fatal>, stop: CancellationToken) -> Re
     let session = AbortOnDropHandle::new(tokio::spawn(session.run()));
 
     let accepted = tokio::select! {
-        accepted = accepted(disk.identity, &mut heard) => Some(accepted?),
-        error = servers.failed() => return Err(error),
+        biased;
         () = stop.cancelled() => None,
+        accepted = accepted(disk.identity, &mut heard) => Some(accepted),
+        error = servers.failed() => Some(Err(error)),
     };
-    let Some((me, view)) = accepted else {
-        drop(session);
-        return disk.close().await;
+    let (me, view) = match accepted {
+        Some(Ok(accepted)) => accepted,
+        not_accepted => {
+            drop(session);
+            disk.close().await?;
+            return not_accepted.map_or(Ok(()), |outcome| outcome.map(|_| ()));
+        }
     };
     // The HTTP server has installed the recorder by now.
     meters::describe();
@@ -95,9 +100,10 @@ async fn live(config: &Config, fatal: Arc<Fatal>, stop: CancellationToken) -> Re
     tracing::info!(node = %me.node, cluster = %me.cluster, accepted_at = %me.accepted_at, "serving");
 
     tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
         error = servers.failed() => return Err(error),
         error = running.failed() => return Err(error),
-        () = stop.cancelled() => {}
     }
     gate.begin_to_stop();
     running.finish_requests().await;

@@ -76,7 +76,8 @@ async fn a_directory_of_another_cluster_is_refused() {
     drop(other);
 
     let node = TestNode::start(directory.path(), &[address.clone()]);
-    leaders.view_with(|view| view.has_map()).await;
+    let view = leaders.view_with(|view| view.has_map()).await;
+    Asker::new(&view.nodes[&NodeId(1)].address).put("key", "value").await;
     node.stop().await;
     let held = daemon::DataDirectory::open(directory.path()).unwrap();
     let identity = String::from_utf8(held.read_small("identity").unwrap().unwrap()).unwrap();

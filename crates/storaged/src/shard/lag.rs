@@ -54,9 +54,14 @@ impl<D> Lag<D> {
         self.drain = Drain::Asked(who);
     }
 
+    /// Whether what is handed over now answers a drain.
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self.drain, Drain::Asked(_))
+    }
+
     /// Whether it is time to hand over.
     pub(crate) fn is_due(&self, now: Moment) -> bool {
-        let wanted = matches!(self.drain, Drain::Asked(_))
+        let wanted = self.is_draining()
             || self.bytes >= self.bytes_max
             || (self.bytes > 0 && now >= self.since.after_ms(AGE_MAX_MS));
         wanted && !self.working

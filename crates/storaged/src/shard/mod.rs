@@ -20,6 +20,8 @@ mod lag;
 mod open;
 pub(crate) mod retention;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod ticks;
 pub(crate) mod worker;
 

@@ -506,15 +506,21 @@ impl Worker {
     fn hand_over(&mut self) {
         let mut batches = Vec::new();
         let slots = &mut self.slots;
+        let mut take = |slot: &mut Slot| {
+            batches.extend(slot.replica.take_apply().map(|apply| (slot.replica.partition(), apply)));
+        };
         self.lag.lagging.retain(|place| {
             let Some(Some(slot)) = slots.get_mut(*place) else { return false };
-            if slot.unapplied_bytes == 0 {
-                slot.lagging = false;
-                return false;
+            slot.lagging = slot.unapplied_bytes > 0;
+            if slot.lagging {
+                take(slot);
             }
-            batches.extend(slot.replica.take_apply().map(|apply| (slot.replica.partition(), apply)));
-            true
+            slot.lagging
         });
+        if self.lag.is_draining() {
+            // Entries that change nothing, such as a term's first, weigh nothing, and still hold up the log.
+            slots.iter_mut().flatten().for_each(|slot| take(slot));
+        }
         let any = !batches.is_empty();
         if any {
             self.meters.handed_over(batches.iter().map(|(_, apply)| apply.changes.len()).sum());
