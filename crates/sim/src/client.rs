@@ -97,14 +97,20 @@ impl Client {
             Timer::Impatient { number, attempt } => {
                 let is_last = |open: &Open| open.number == number && open.attempts.len() == attempt as usize + 1;
                 if self.open.as_ref().is_some_and(is_last) {
-                    self.look_for_view(ctx, newest);
-                    self.retry(ctx, newest);
+                    if !ctx.random.chance(ctx.plan.loyal_permille) || ctx.healed {
+                        self.look_for_view(ctx, newest);
+                    }
+                    self.retry(ctx);
                 }
             }
             Timer::Retry { number, attempt } => {
                 let is_last = |open: &Open| open.number == number && open.attempts.len() == attempt as usize + 1;
                 if self.open.as_ref().is_some_and(is_last) {
-                    self.retry(ctx, newest);
+                    // Somebody said that it is not the one to ask.
+                    if ctx.random.chance(500) {
+                        self.look_for_view(ctx, newest);
+                    }
+                    self.retry(ctx);
                 }
             }
         }
@@ -188,15 +194,12 @@ impl Client {
         self.after(ctx, waits, Timer::Impatient { number, attempt });
     }
 
-    fn retry(&mut self, ctx: &mut Context, newest: Option<&Arc<View>>) {
+    fn retry(&mut self, ctx: &mut Context) {
         let Some(open) = &self.open else { return };
         if !open.must && ctx.now > open.called_at + OPERATION {
             self.give_up();
             ctx.counts.unknown += 1;
             return self.think(ctx);
-        }
-        if ctx.random.chance(500) {
-            self.look_for_view(ctx, newest);
         }
         self.attempt(ctx);
     }

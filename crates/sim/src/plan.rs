@@ -119,6 +119,8 @@ pub(crate) struct Plan {
     pub(crate) replication: u8,
     /// Clients, each with one request at a time.
     pub(crate) clients: usize,
+    /// Of a thousand attempts that were not answered, after how many they ask the same node again.
+    pub(crate) loyal_permille: u64,
     /// Keys that they fight over.
     pub(crate) keys: usize,
     /// Longest pause of a client between two requests.
@@ -193,7 +195,8 @@ impl Plan {
             nodes,
             partitions,
             replication,
-            clients: random.between(2, 5) as usize,
+            clients: random.between(2, 8) as usize,
+            loyal_permille: [500, 900, 990][random.index(3)],
             keys: random.between(1, 3) as usize * partitions as usize,
             think_max: [1, 10, 40][random.index(3)] * MS,
             busy: random.between(1_500, 3_500) * MS,

@@ -1,11 +1,16 @@
 //! The search for an order: Wing and Gong's, with Lowe's memory of what was tried (Testing for linearizability, 2017),
 //! on the linked list that Porcupine uses.
 //!
-//! Calls and answers stand in one list by time. The search takes any call that stands before the first answer, lets it
-//! happen, and takes call and answer out of the list; where an answer stands first, its call could not happen in time,
-//! and the search goes back. A set of operations that have happened, together with the register they left, is tried
-//! once. The set is known by the sum of random 128-bit numbers, one for each operation: two sets with one sum are less
-//! likely than a broken machine.
+//! Calls and answers stand in a list by time. The search takes any call that stands before the first answer, lets it
+//! happen, and takes call and answer out of the list; where no call before the first answer can happen next, the search
+//! goes back. A set of operations that have happened, together with the register they left, is tried once. The set is
+//! known by the sum of random 128-bit numbers, one for each operation: two sets with one sum are less likely than a
+//! broken machine.
+//!
+//! Operations without an answer stand in a list of their own and are tried last, and only where they make a difference.
+//! If the next one sees and leaves the same without it, it is left out; if the next one only looks and could look before
+//! it, it waits. Every history that has an order has one of this form: leave out what can be left out, then move what
+//! can wait as far back as it goes. Without this rule each unknown write would double the search.
 
 use super::model::Register;
 use super::{Heard, Operation};
@@ -21,10 +26,13 @@ pub(super) enum Failure {
 }
 
 const NONE: usize = usize::MAX;
+/// The heads of the two lists: of what was answered, and of calls that never were.
+const ANSWERED: usize = 0;
+const OPEN: usize = 1;
 /// Operations shown of the longest part that could be explained.
 const SHOWN_MAX: usize = 8;
 
-/// Where an operation's call and answer stand in the list. Node 0 is the list's head.
+/// Calls and answers, linked. A node's number is its place in time, but for the two heads.
 struct List {
     next: Vec<usize>,
     previous: Vec<usize>,
@@ -45,27 +53,31 @@ impl List {
             }
         }
         events.sort_unstable();
-        let count = events.len() + 1;
-        let mut answer = vec![NONE; operations.len()];
-        let mut node = vec![(NONE, false)];
-        for (at, (_, is_answer, index)) in events.iter().enumerate() {
-            node.push((*index, !is_answer));
-            if *is_answer {
-                answer[*index] = at + 1;
+        let mut list = List {
+            next: vec![NONE; events.len() + 2],
+            previous: vec![NONE; events.len() + 2],
+            node: vec![(NONE, false); 2],
+            answer: vec![NONE; operations.len()],
+        };
+        let mut ends = [ANSWERED, OPEN];
+        for (at, (_, is_answer, index)) in (2..).zip(events) {
+            let which = if operations[index].heard == Heard::Unknown { OPEN } else { ANSWERED };
+            list.node.push((index, !is_answer));
+            list.previous[at] = ends[which];
+            list.next[ends[which]] = at;
+            ends[which] = at;
+            if is_answer {
+                list.answer[index] = at;
             }
         }
-        let next = (1..=count).map(|at| if at < count { at } else { NONE }).collect();
-        let previous = (0..count).map(|at: usize| at.wrapping_sub(1)).collect();
-        List { next, previous, node, answer }
+        list
     }
 
-    /// Operations whose calls are in the list before the node `end`.
+    /// Operations not taken out whose calls come before the node `end`.
     fn calls_before(&self, end: usize) -> Vec<usize> {
-        std::iter::successors(Some(self.next[0]), |at| Some(self.next[*at]))
-            .take_while(|at| *at != end && *at != NONE)
-            .filter(|at| self.node[*at].1)
-            .map(|at| self.node[at].0)
-            .collect()
+        let walk =
+            |head: usize| std::iter::successors(Some(head), |at| Some(self.next[*at]).filter(|next| *next < end));
+        [OPEN, ANSWERED].into_iter().flat_map(walk).filter(|at| self.node[*at].1).map(|at| self.node[at].0).collect()
     }
 
     fn take_out(&mut self, at: usize) {
@@ -85,9 +97,12 @@ impl List {
     }
 }
 
+/// One operation that was let happen.
 struct Step {
     call: usize,
     before: Register,
+    /// Of an operation without an answer: the first answer that stood in the list.
+    limit: Option<usize>,
     /// Nothing else needed trying here: the operation only looked, and saw what is there.
     only_choice: bool,
 }
@@ -98,65 +113,67 @@ pub(super) fn search(operations: &[&Operation], steps_max: u64) -> Result<u64, F
     let mut random = Random::new(0);
     let names: Vec<u128> =
         operations.iter().map(|_| u128::from(random.number()) << 64 | u128::from(random.number())).collect();
-    let mut tried: FxHashSet<(u128, Register)> = FxHashSet::default();
+    let mut tried: FxHashSet<(u128, Register, Option<Register>)> = FxHashSet::default();
     let mut register = Register::default();
     let mut happened = 0u128;
     let mut unexplained = list.answer.iter().filter(|answer| **answer != NONE).count();
     let mut steps: Vec<Step> = Vec::new();
     let mut longest = Longest { unexplained: unexplained + 1, ..Longest::default() };
     let mut taken = 0;
-    let mut at = list.next[0];
+    let mut at = list.next[ANSWERED];
+    // The first answer in the list, once the search looks at open operations.
+    let mut limit = None;
     while unexplained > 0 {
         taken += 1;
         if taken > steps_max {
             return Err(Failure::Undecided);
         }
-        let (index, is_call) = if at == NONE { (NONE, false) } else { list.node[at] };
-        if is_call {
-            let Some(after) = register.after(operations, index) else {
+        if limit.is_none() && !list.node[at].1 {
+            if unexplained < longest.unexplained {
+                longest = Longest::new(unexplained, &steps, register, &list, at);
+            }
+            limit = Some(at);
+            at = list.next[OPEN];
+        }
+        if at < limit.unwrap_or(NONE) {
+            let index = list.node[at].0;
+            let after = register.after(operations, index).filter(|after| {
+                let only_looks = *after == register;
+                let is_needless = |last: &Step| {
+                    let without = last.before.after(operations, index);
+                    without == Some(*after) || only_looks && without == Some(last.before)
+                };
+                let last_open = steps.last().filter(|last| last.limit.is_some());
+                let sum = happened.wrapping_add(names[index]);
+                !last_open.is_some_and(is_needless) && tried.insert((sum, *after, limit.map(|_| register)))
+            });
+            let Some(after) = after else {
                 at = list.next[at];
                 continue;
             };
-            let closed = list.answer[index] != NONE;
-            let only_choice = closed && after == register;
-            if !tried.insert((happened.wrapping_add(names[index]), after)) {
-                at = list.next[at];
-                continue;
-            }
-            steps.push(Step { call: at, before: register, only_choice });
+            steps.push(Step { call: at, before: register, limit, only_choice: limit.is_none() && after == register });
             register = after;
             happened = happened.wrapping_add(names[index]);
             list.take_out(at);
-            if closed {
+            if limit.is_none() {
                 unexplained -= 1;
                 list.take_out(list.answer[index]);
             }
-            at = list.next[0];
+            (at, limit) = (list.next[ANSWERED], None);
             continue;
         }
-        if unexplained < longest.unexplained {
-            let shown = &steps[steps.len().saturating_sub(SHOWN_MAX)..];
-            longest = Longest {
-                unexplained,
-                explained: steps.len(),
-                register,
-                blocked: index,
-                last: shown.iter().map(|step| list.node[step.call].0).collect(),
-                waiting: list.calls_before(at),
-            };
-        }
-        // An answer whose call has not happened: back to the last choice.
+        // Nothing can happen before the first answer: back to the last choice.
         loop {
             let Some(step) = steps.pop() else { return Err(Failure::Impossible(longest.explain(operations))) };
             let (index, _) = list.node[step.call];
-            if list.answer[index] != NONE {
+            if step.limit.is_none() {
                 unexplained += 1;
                 list.put_back(list.answer[index]);
             }
             list.put_back(step.call);
             register = step.before;
             happened = happened.wrapping_sub(names[index]);
-            at = list.next[step.call];
+            (at, limit) = (list.next[step.call], step.limit);
             if !step.only_choice {
                 break;
             }
@@ -177,6 +194,18 @@ struct Longest {
 }
 
 impl Longest {
+    fn new(unexplained: usize, steps: &[Step], register: Register, list: &List, blocked: usize) -> Longest {
+        let shown = &steps[steps.len().saturating_sub(SHOWN_MAX)..];
+        Longest {
+            unexplained,
+            explained: steps.len(),
+            register,
+            blocked: list.node[blocked].0,
+            last: shown.iter().map(|step| list.node[step.call].0).collect(),
+            waiting: list.calls_before(blocked),
+        }
+    }
+
     fn explain(&self, operations: &[&Operation]) -> String {
         let mut text =
             format!("  {} of {} operations can be put in order; the last:\n", self.explained, operations.len());

@@ -23,7 +23,9 @@ pub(super) fn check(scene: Scene<'_>, message: &Message, primary: Option<NodeId>
         }
         Body::Prepared { seq } => {
             promised()?;
-            if durable.last().seq < *seq {
+            // Said of what was accepted before a higher promise: the later term's primary may have replaced it since,
+            // having seen it where its takeover met it.
+            if durable.last().seq < *seq && durable.last().term <= term {
                 return Err(format!("prepared {seq} of {term}; on disk the log ends with {:?}", durable.last()));
             }
             let its = primary.and_then(|n| scene.at(n)).filter(|its| its.written.promised == term);
