@@ -2,6 +2,7 @@
 //!
 //! - Silence for longer than the timeout, but not before this leader has led for one timeout, and not where more than a
 //!   third of the nodes would go at once: then the leader itself may be the one cut off, and it needs evidence.
+//! - A leader that was itself asleep heard nobody meanwhile: it waits one timeout anew.
 //! - A refused connection is evidence: nothing listens where the node said it would. It counts at once for a node that
 //!   this leader has heard from, otherwise after the first timeout, because whole clusters start up in any order.
 //!
@@ -14,7 +15,9 @@ use types::NodeId;
 #[derive(Clone, Debug)]
 pub struct Detector {
     timeout_ms: u64,
+    /// Since when it has been leading, and awake.
     leading_since_ms: u64,
+    last_tick_ms: u64,
     heard_ms: BTreeMap<NodeId, u64>,
     refused: BTreeSet<NodeId>,
     /// When each node was last declared dead by its silence: they still count towards the third for one timeout.
@@ -36,10 +39,19 @@ impl Detector {
         Detector {
             timeout_ms,
             leading_since_ms: now_ms,
+            last_tick_ms: now_ms,
             heard_ms: BTreeMap::new(),
             refused: BTreeSet::new(),
             silenced_ms: BTreeMap::new(),
         }
+    }
+
+    /// Time passes: to be called many times per timeout. Where it was not, this leader was asleep.
+    pub fn tick(&mut self, now_ms: u64) {
+        if now_ms.saturating_sub(self.last_tick_ms) > self.timeout_ms / 2 {
+            self.leading_since_ms = now_ms;
+        }
+        self.last_tick_ms = now_ms;
     }
 
     /// The node registered, or sent a heartbeat: it lives, whatever was known against it.

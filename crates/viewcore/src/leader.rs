@@ -136,6 +136,7 @@ impl Leader {
         let mut effects = Vec::new();
         match event {
             Event::Tick => {
+                self.detector.tick(now_ms);
                 // A node that lost its session and whose port was still open may be closing it just now.
                 let without_session: Vec<NodeId> =
                     state.nodes().map(|node| node.id).filter(|node| !self.sessions.contains(node)).collect();

@@ -163,6 +163,12 @@ impl goldenscript::Runner for World {
                     self.step(Event::Tick, &mut out);
                 }
             }
+            // sleep MS: time passes, and the leader does nothing. Then it wakes up.
+            "sleep" => {
+                self.now_ms += args.next_pos().ok_or("no time")?.parse::<u64>()?;
+                args.reject_next()?;
+                self.step(Event::Tick, &mut out);
+            }
             // ended N; suspect N; probed N refused|open
             "ended" => self.step(Event::SessionEnded(NodeId(args.next_pos().ok_or("no node")?.parse()?)), &mut out),
             "suspect" => self.step(Event::Suspect(NodeId(args.next_pos().ok_or("no node")?.parse()?)), &mut out),

@@ -85,10 +85,11 @@ async fn start(arguments: impl IntoIterator<Item = OsString>) -> Result<Exit, Fa
     }
 }
 
-/// openraft's own words are for those who ask for them: at info it tells every step of an election.
+/// openraft's own words are for those who ask for them: it tells every step of an election, and every message that a
+/// member which is down does not answer. What matters of it is logged or returned as this library's own.
 fn init_logging(common: &CommonFlags) -> Result<(), Failure> {
     let asked = common.log.is_some() || std::env::var_os("RUST_LOG").is_some();
-    let filter = if asked { common.log.as_deref() } else { Some("info,openraft=error") };
+    let filter = if asked { common.log.as_deref() } else { Some("info,openraft=off") };
     Ok(daemon::logging::init(filter, common.log_format)?)
 }
 

@@ -52,9 +52,10 @@ impl Identity {
         let place = peers.iter().position(|peer| peer == advertise);
         let place = place.ok_or_else(|| Error::Setting(format!("--advertise {advertise} is not in --peers")))?;
         let member = place as MemberId + 1;
-        let stored = match directory.read_small(FILE)? {
+        let before = directory.read_small(FILE)?;
+        let stored = match &before {
             Some(bytes) => {
-                let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| Error::Identity {
+                let stored: Stored = serde_json::from_slice(bytes).map_err(|error| Error::Identity {
                     reason: error.to_string(),
                     path: directory.path().join(FILE),
                 })?;
@@ -76,7 +77,10 @@ impl Identity {
                 Stored { format: 1, member, directory: directory_id, peers, begun: false, met: BTreeMap::new() }
             }
         };
-        write(&directory, &stored)?;
+        let whole = encode(&directory, &stored)?;
+        if before.as_ref() != Some(&whole) {
+            directory.write_small(FILE, &whole)?;
+        }
         Ok(Identity {
             directory,
             member,
@@ -154,15 +158,14 @@ impl Identity {
         let mut changed = stored.clone();
         edit(&mut changed);
         if changed != *stored {
-            write(&self.directory, &changed)?;
+            self.directory.write_small(FILE, &encode(&self.directory, &changed)?)?;
             *stored = changed;
         }
         Ok(())
     }
 }
 
-fn write(directory: &DataDirectory, stored: &Stored) -> Result<(), Error> {
-    let bytes = serde_json::to_vec_pretty(stored)
-        .map_err(|error| Error::Identity { reason: error.to_string(), path: directory.path().join(FILE) })?;
-    Ok(directory.write_small(FILE, &bytes)?)
+fn encode(directory: &DataDirectory, stored: &Stored) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec_pretty(stored)
+        .map_err(|error| Error::Identity { reason: error.to_string(), path: directory.path().join(FILE) })
 }

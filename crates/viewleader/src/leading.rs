@@ -70,6 +70,8 @@ pub(crate) async fn lead(
             if let Some(leading) = publish.send_replace(None) {
                 leading.ended.cancel();
             }
+            metrics::gauge!("viewleader_leads").set(0.0);
+            metrics::gauge!("viewleader_sessions").set(0.0);
             tracing::info!(raft_term = now.raft_term, "leads the group no more");
         } else {
             tokio::select! {
@@ -103,6 +105,7 @@ async fn lead_once(group: &Group, settings: &LeaderSettings, publish: &watch::Se
     };
     tracing::info!(epoch = %task.state.borrow().epoch(), "leads the group");
     publish.send_replace(Some(leading));
+    metrics::gauge!("viewleader_leads").set(1.0);
     task.run(waiting).await;
 }
 
@@ -141,11 +144,13 @@ impl Task {
                 if let Some((_, older)) = self.sessions.insert(node, (session, superseded)) {
                     older.cancel();
                 }
+                self.count_sessions();
                 self.step(Event::Registered { node, restarted });
             }
             Input::SessionEnded { node, session } => {
                 if self.sessions.get(&node).is_some_and(|(current, _)| *current == session) {
                     self.sessions.remove(&node);
+                    self.count_sessions();
                     tracing::info!(%node, "its session ended");
                     self.step(Event::SessionEnded(node));
                 }
@@ -155,6 +160,10 @@ impl Task {
                 let _gone = answer.send(Knowledge { leader: self.leader.clone(), now_ms: self.now_ms() });
             }
         }
+    }
+
+    fn count_sessions(&self) {
+        metrics::gauge!("viewleader_sessions").set(self.sessions.len() as f64);
     }
 
     fn step(&mut self, event: Event) {
@@ -171,6 +180,7 @@ impl Task {
             Effect::Propose(command) => {
                 let group = self.group.clone();
                 if let viewcore::Command::Change(change) = &command {
+                    metrics::counter!("viewleader_changes_proposed_total").increment(1);
                     tracing::info!(
                         cause = ?change.cause, dead = ?change.dead, alive = ?change.alive,
                         partitions = change.placements.len(), "proposing a change of the view"
@@ -187,6 +197,7 @@ impl Task {
                 });
             }
             Effect::Probe { node, address } => {
+                metrics::counter!("viewleader_probes_total").increment(1);
                 tokio::spawn(async move {
                     let refused = probe(&address).await;
                     let _over = inputs.send(Input::Event(Event::Probed { node, refused })).await;

@@ -11,7 +11,8 @@ use types::{Configuration, NodeId, PartitionId};
 /// its replicas: one change, however many partitions it touches. `dead` and `alive` have no node in common.
 ///
 /// Only usable replicas (alive, in service) are chosen, those to be avoided last; among them the node that leads the
-/// least for its weight, then the next in order. A partition without a usable replica keeps its primary.
+/// least for its weight, then the next in order. A partition without a usable majority keeps its primary: no other could
+/// finish a takeover (P14), and the nodes of a whole cluster come back one by one.
 pub fn failover(
     state: &ClusterState,
     dead: &BTreeSet<NodeId>,
@@ -30,7 +31,12 @@ pub fn failover(
     let mut placements = Vec::new();
     for (partition, configuration) in state.configurations() {
         let Some(primary) = configuration.primary() else { continue };
-        if usable(partition, primary) && !avoid.contains(&primary) {
+        let has_majority = |members: &[NodeId]| {
+            members.iter().filter(|node| usable(partition, **node)).count() >= Configuration::majority_of(members)
+        };
+        let can_serve = has_majority(&configuration.replicas)
+            && (configuration.is_activated() || has_majority(&configuration.prior));
+        if !can_serve || usable(partition, primary) && !avoid.contains(&primary) {
             continue;
         }
         let acceptable = |node: NodeId| usable(partition, node) && !avoid.contains(&node);

@@ -54,6 +54,7 @@ impl Machine {
     }
 
     fn publish(&self) {
+        metrics::gauge!("viewleader_epoch").set(self.state.epoch().0 as f64);
         self.published.send_if_modified(|published| {
             let changed = **published != self.state;
             if changed {

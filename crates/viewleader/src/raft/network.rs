@@ -53,12 +53,14 @@ pub(super) struct Line {
     network: Network,
     target: MemberId,
     client: Option<RaftClient<Channel>>,
+    /// Whether the last call was answered: what changes is logged, not every attempt.
+    answers: bool,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoAnswer {
-    #[error("{0}")]
+    #[error("{}", .0.message())]
     Status(Box<tonic::Status>),
     #[error("it took too long")]
     Late,
@@ -92,7 +94,7 @@ impl Network {
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)
         });
-        Line { network: self.clone(), target, client }
+        Line { network: self.clone(), target, client, answers: true }
     }
 }
 
@@ -145,13 +147,28 @@ impl Line {
         A: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        let unreachable = |error: NoAnswer| RPCError::Unreachable(Unreachable::from(AnyError::new(&error)));
         let asked = self.ask::<Q, Result<A, RaftError<u64, E>>>(method, content, option.hard_ttl()).await;
-        let reply = asked.map_err(unreachable)?;
         // A vote of a member that lost its directory must not count.
-        let met = self.network.identity.meet(reply.from, reply.directory);
-        met.map_err(|error| unreachable(NoAnswer::Refused(error.to_string())))?;
-        reply.content.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
+        let met = |reply: Envelope<_>| match self.network.identity.meet(reply.from, reply.directory) {
+            Ok(()) => Ok(reply.content),
+            Err(error) => Err(NoAnswer::Refused(error.to_string())),
+        };
+        match (asked.and_then(met), self.answers) {
+            (Ok(content), answered_before) => {
+                self.answers = true;
+                if !answered_before {
+                    tracing::info!(member = self.target, "a viewleader answers again");
+                }
+                content.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
+            }
+            (Err(error), answered_before) => {
+                self.answers = false;
+                if answered_before {
+                    tracing::warn!(member = self.target, ?method, %error, "a viewleader does not answer");
+                }
+                Err(RPCError::Unreachable(Unreachable::from(AnyError::new(&error))))
+            }
+        }
     }
 }
 
