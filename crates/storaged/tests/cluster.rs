@@ -1,5 +1,7 @@
 //! Three nodes in one process, under a stand-in for the viewleaders.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+
 mod support;
 
 use support::leaders::FakeLeaders;
@@ -146,7 +148,7 @@ async fn without_viewleaders_everything_served_goes_on() {
     let (address, stop) = leaders.serve().await;
     let directories: Vec<TempDir> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
     let nodes: Vec<TestNode> =
-        directories.iter().map(|directory| TestNode::start(directory.path(), &[address.clone()])).collect();
+        directories.iter().map(|directory| TestNode::start(directory.path(), std::slice::from_ref(&address))).collect();
     let view = leaders.view_with(|view| view.has_map()).await;
     let mut askers: Vec<Asker> = view.nodes.values().map(|node| Asker::new(&node.address)).collect();
     for key in 0..KEYS {

@@ -1,5 +1,7 @@
 //! Starting: registration, and the directories that a node must not start from.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as expected")]
+
 mod support;
 
 use daemon::Exit;
@@ -44,7 +46,7 @@ async fn nothing_is_served_before_acceptance() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listen = free.local_addr().unwrap().to_string();
     drop(free);
-    let mut config = config(directory.path(), &[leader_address.clone()]);
+    let mut config = config(directory.path(), std::slice::from_ref(&leader_address));
     config.listen = listen.clone();
     let node = TestNode::start_with(config);
     let mut asker = Asker::new(&listen);
@@ -70,12 +72,12 @@ async fn a_directory_of_another_cluster_is_refused() {
     let (address, _stop) = leaders.serve().await;
     let directory = tempfile::tempdir().unwrap();
     let other = daemon::DataDirectory::open(directory.path()).unwrap();
-    let node = TestNode::start(directory.path(), &[address.clone()]);
+    let node = TestNode::start(directory.path(), std::slice::from_ref(&address));
     let error = node.ended().await.unwrap_err();
     assert!(one_line(&error).contains("in use"), "{error}");
     drop(other);
 
-    let node = TestNode::start(directory.path(), &[address.clone()]);
+    let node = TestNode::start(directory.path(), std::slice::from_ref(&address));
     let view = leaders.view_with(|view| view.has_map()).await;
     Asker::new(&view.nodes[&NodeId(1)].address).put("key", "value").await;
     node.stop().await;
@@ -95,7 +97,7 @@ async fn an_older_copy_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     for _ in 0..2 {
         let epoch = leaders.view().epoch;
-        let node = TestNode::start(directory.path(), &[address.clone()]);
+        let node = TestNode::start(directory.path(), std::slice::from_ref(&address));
         leaders.view_with(|view| view.has_map() && view.epoch > epoch).await;
         let mut asker = Asker::new(&leaders.view().nodes[&NodeId(1)].address);
         asker.put("key", "value").await;
@@ -116,14 +118,14 @@ async fn half_a_directory_and_a_damaged_log_are_refused() {
     let leaders = FakeLeaders::new(1, 4);
     let (address, _stop) = leaders.serve().await;
     let directory = tempfile::tempdir().unwrap();
-    let node = TestNode::start(directory.path(), &[address.clone()]);
+    let node = TestNode::start(directory.path(), std::slice::from_ref(&address));
     let view = leaders.view_with(|view| view.has_map()).await;
     Asker::new(&view.nodes[&NodeId(1)].address).put("key", "value").await;
     node.stop().await;
 
     let (wal, aside) = (directory.path().join("wal"), directory.path().join("aside"));
     std::fs::rename(&wal, &aside).unwrap();
-    let error = TestNode::start(directory.path(), &[address.clone()]).ended().await.unwrap_err();
+    let error = TestNode::start(directory.path(), std::slice::from_ref(&address)).ended().await.unwrap_err();
     assert!(one_line(&error).contains("write-ahead log is empty"), "{error}");
     std::fs::remove_dir_all(&wal).unwrap();
     std::fs::rename(&aside, &wal).unwrap();
@@ -131,7 +133,7 @@ async fn half_a_directory_and_a_damaged_log_are_refused() {
     let identity = directory.path().join("identity");
     let kept = std::fs::read(&identity).unwrap();
     std::fs::remove_file(&identity).unwrap();
-    let error = TestNode::start(directory.path(), &[address.clone()]).ended().await.unwrap_err();
+    let error = TestNode::start(directory.path(), std::slice::from_ref(&address)).ended().await.unwrap_err();
     assert!(one_line(&error).contains("no identity"), "{error}");
     std::fs::write(&identity, &kept).unwrap();
 

@@ -23,11 +23,14 @@ pub(crate) struct FakeLeaders {
     shared: Arc<Shared>,
 }
 
+/// Node id as it was sent, incarnation, boot nonce.
+type Start = (u64, u64, u64);
+
 struct Shared {
     expected: usize,
     partitions: u32,
     view: watch::Sender<Arc<View>>,
-    starts: Mutex<BTreeMap<(u64, u64, u64), (NodeId, Epoch)>>,
+    starts: Mutex<BTreeMap<Start, (NodeId, Epoch)>>,
     heard: Mutex<Vec<Up>>,
     heard_news: watch::Sender<usize>,
     redirect: Mutex<Option<String>>,
