@@ -103,7 +103,7 @@ impl Bench {
         let mut view = View::new(ClusterId(1), PartitionCount::new(4).unwrap(), 1);
         view.epoch = Epoch(5);
         let alone = Configuration { term: Term(5), replicas: vec![ME], ..Default::default() };
-        view.configurations = vec![Arc::new(alone); 4];
+        view.configurations = std::iter::repeat_n(Arc::new(alone), 4).collect();
         let engine = Arc::new(FaultyEngine::new(MemoryEngine::new()));
         let fatal = Arc::new(Fatal::default());
         let (applier, _thread) = Applier::spawn(engine.clone(), fatal.clone()).unwrap();
