@@ -54,6 +54,16 @@ impl Register {
         }
     }
 
+    /// Whether the answer names a version that this register has gone past: then it can't be given any more.
+    pub(super) fn is_past(&self, operation: &Operation) -> bool {
+        match &operation.heard {
+            Heard::Written(outcome) => outcome.version.0 <= self.floor,
+            Heard::Found(record) => record.seq.0 < self.floor,
+            Heard::ConditionFailed(Some(version)) => version.0 < self.floor,
+            Heard::ConditionFailed(None) | Heard::NotFound | Heard::Unknown => false,
+        }
+    }
+
     /// The register, with its version bound where the condition tells it; `None` where the condition does not hold.
     fn when(self, condition: &Condition, operations: &[&Operation]) -> Option<Register> {
         match condition {

@@ -135,7 +135,9 @@ pub(super) fn search(operations: &[&Operation], steps_max: u64) -> Result<u64, F
             limit = Some(at);
             at = list.next[OPEN];
         }
-        if at < limit.unwrap_or(NONE) {
+        // What can't happen any more after this can't happen after anything that follows.
+        let is_dead = limit.is_none() && register.is_past(operations[list.node[at].0]);
+        if !is_dead && at < limit.unwrap_or(NONE) {
             let index = list.node[at].0;
             let after = register.after(operations, index).filter(|after| {
                 let only_looks = *after == register;
@@ -162,7 +164,7 @@ pub(super) fn search(operations: &[&Operation], steps_max: u64) -> Result<u64, F
             (at, limit) = (list.next[ANSWERED], None);
             continue;
         }
-        // Nothing can happen before the first answer: back to the last choice.
+        // Nothing can happen before the first answer, or something never can: back to the last choice.
         loop {
             let Some(step) = steps.pop() else { return Err(Failure::Impossible(longest.explain(operations))) };
             let (index, _) = list.node[step.call];
