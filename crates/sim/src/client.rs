@@ -48,7 +48,10 @@ struct Open {
 enum Attempt {
     Unanswered,
     NotDone,
-    Unknown,
+    /// So many attempts had been sent when that was heard.
+    Unknown {
+        sent: u32,
+    },
 }
 
 impl Client {
@@ -220,11 +223,11 @@ impl Client {
             Answer::ConditionFailed { version } => Heard::ConditionFailed(version),
             Answer::Error(code) => return self.hear_error(ctx, attempt, code),
         };
-        // P29: an attempt that nobody answered may still be on its way, and find the condition true; so may one that was
-        // sent later and is unknown. An earlier unknown one can't: whoever judged this one would have found it done.
+        // P29: an attempt that nobody answered may still be on its way, and find the condition true. One that is unknown
+        // can't be done any more if this one was sent after that was heard: who judged this one would have found it.
         let others_open = open.attempts.iter().enumerate().any(|(other, state)| match state {
             Attempt::NotDone => false,
-            Attempt::Unknown => other > attempt as usize,
+            Attempt::Unknown { sent } => attempt < *sent,
             Attempt::Unanswered => other != attempt as usize,
         });
         let did_nothing = matches!(heard, Heard::NotFound | Heard::ConditionFailed(_));
@@ -236,8 +239,9 @@ impl Client {
 
     fn hear_error(&mut self, ctx: &mut Context, attempt: u32, code: ErrorCode) {
         let Some(open) = &mut self.open else { return };
+        let sent = open.attempts.len() as u32;
         let unknown = code == ErrorCode::Unknown;
-        open.attempts[attempt as usize] = if unknown { Attempt::Unknown } else { Attempt::NotDone };
+        open.attempts[attempt as usize] = if unknown { Attempt::Unknown { sent } } else { Attempt::NotDone };
         if open.attempts.len() != attempt as usize + 1 {
             return;
         }
