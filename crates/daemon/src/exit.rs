@@ -96,12 +96,24 @@ pub fn main_with<F>(program: &'static str, future: F) -> ExitCode
 where
     F: Future<Output = Result<Exit, Failure>>,
 {
+    main_on(program, None, future)
+}
+
+/// [`main_with`] on a runtime with so many threads; without a number there is one for each core.
+pub fn main_on<F>(program: &'static str, worker_threads: Option<usize>, future: F) -> ExitCode
+where
+    F: Future<Output = Result<Exit, Failure>>,
+{
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
         say(program, &format!("a bug{place}: {}; please report it", panic_text(panic)));
         std::process::exit(i32::from(Exit::Bug as u8));
     }));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(worker_threads) = worker_threads {
+        builder.worker_threads(worker_threads.max(1));
+    }
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             say(program, &format!("cannot start its threads: {error}; check the limits of this account"));

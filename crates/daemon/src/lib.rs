@@ -18,5 +18,5 @@ pub mod shutdown;
 
 pub use directory::DataDirectory;
 pub use error::Error;
-pub use exit::{Exit, Failure, main_with};
+pub use exit::{Exit, Failure, main_on, main_with};
 pub use settings::CommonFlags;
