@@ -1,7 +1,8 @@
 //! The thread in front of the engine: takes committed changes of all shards, and makes checkpoints.
 //!
 //! Shards hand over rarely and much, with rewrites of one key merged, because a put costs the engine more than
-//! everything before it. Reads do not wait for this thread: what it has not applied yet is in the replicas' overlays.
+//! everything before it. What has not been applied yet is read from the replicas' overlays; a read that goes to the
+//! engine waits for the call under way, so calls are short, with a pause between them.
 
 use crate::error::Error;
 use crate::fatal::Fatal;
@@ -10,11 +11,15 @@ use engine::{ApplyBatch, Engine, EngineError, Keyspace, VersionedChange};
 use replcore::Apply;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 use types::{EntryId, PartitionId};
 
 /// Readers of the engine wait for a whole call: so many changes go into one, unless one partition brings more.
-const CHANGES_PER_CALL: usize = 256;
+const CHANGES_PER_CALL: usize = 128;
+/// After a call readers get as long as it took, but not longer than this: a lock that is taken again at once would
+/// otherwise find them still waking up.
+const PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// One thing for the thread to do.
 enum Job {
@@ -121,8 +126,10 @@ fn apply_group(
     done: &UnboundedSender<Completion>,
 ) -> Result<(), EngineError> {
     while !group.is_empty() {
+        let began = Instant::now();
         match engine.apply(group) {
             Ok(()) => {
+                std::thread::sleep(began.elapsed().min(PAUSE_MAX));
                 applied.extend(group.drain(..).map(|batch| (batch.keyspace, batch.through)));
             }
             Err(EngineError::Corrupt { keyspace: Some(damaged), what })

@@ -47,6 +47,10 @@ pub struct Flags {
 }
 
 impl Flags {
+    fn shards(&self) -> usize {
+        self.shards.unwrap_or_else(config::default_shards)
+    }
+
     fn config(&self) -> Config {
         Config {
             listen: self.listen.clone(),
@@ -54,7 +58,7 @@ impl Flags {
             http: self.http.clone(),
             zone: self.zone.clone(),
             weight: self.weight,
-            shards: self.shards.unwrap_or_else(config::default_shards),
+            shards: self.shards(),
             unapplied_bytes_max: self.unapplied_max,
             segment_bytes: self.segment_size,
             insecure: self.common.insecure,
@@ -66,7 +70,9 @@ impl Flags {
 /// The whole program: reads the settings, runs until it is told to stop, and says how it ended.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let flags = settings::parse::<Flags>(arguments);
-    daemon::main_with("storaged", async {
+    // A thread for each shard: a shard that shares its thread with the connections it serves wakes nobody.
+    let threads = flags.as_ref().ok().map(Flags::shards);
+    daemon::main_on("storaged", threads, async {
         let flags = flags?;
         flags.common.init_logging()?;
         let config = flags.config();

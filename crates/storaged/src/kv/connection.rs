@@ -1,8 +1,8 @@
 //! A client's stream: what it has open, and the answers that wait to leave.
 //!
 //! Shards put answers in as they fall; the stream takes out everything that waits as one batch, when the transport has
-//! room for it. A client that sends and does not read is not read from any more once it has [`OPEN_MAX`] requests open,
-//! so what it can make this node hold is bounded.
+//! room for it. A client that sends and does not read is not read from any more once it has [`OPEN_MAX`] requests or
+//! [`OPEN_BYTES_MAX`] open, so what it can make this node hold is bounded.
 
 use futures::task::AtomicWaker;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,8 @@ use wire::v1;
 
 /// Requests that a client may have open on one stream before it is not read from.
 pub(crate) const OPEN_MAX: usize = 16_384;
+/// And how large they may be together.
+const OPEN_BYTES_MAX: usize = 64 << 20;
 /// A batch of answers is closed once it has this many bytes.
 const BATCH_BYTES: usize = 1 << 20;
 /// What an answer takes beside its value, at most about.
@@ -30,10 +32,24 @@ struct State {
     answers: Vec<v1::Response>,
     /// Requests taken on whose answers have not left.
     open: usize,
+    /// Their bytes, about: what leaves is counted as if all were of one size.
+    open_bytes: usize,
     /// The client sends nothing more.
     finishing: bool,
     /// Nobody takes answers any more.
     gone: bool,
+}
+
+impl State {
+    fn is_full(&self) -> bool {
+        self.open >= OPEN_MAX || self.open_bytes >= OPEN_BYTES_MAX
+    }
+
+    fn closed(&mut self, count: usize) {
+        let left = self.open.saturating_sub(count);
+        self.open_bytes = if left == 0 { 0 } else { self.open_bytes / self.open * left };
+        self.open = left;
+    }
 }
 
 impl Connection {
@@ -42,9 +58,11 @@ impl Connection {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `count` requests have been taken on: each gets exactly one answer.
-    pub(crate) fn opened(&self, count: usize) {
-        self.lock().open += count;
+    /// `count` requests of `bytes` together have been taken on: each gets exactly one answer.
+    pub(crate) fn opened(&self, count: usize, bytes: usize) {
+        let mut state = self.lock();
+        state.open += count;
+        state.open_bytes += bytes;
     }
 
     /// Puts an answer in. True: the caller must [`Connection::wake`] the stream, once, when it has no more to put in.
@@ -52,7 +70,7 @@ impl Connection {
     pub(crate) fn answer(&self, response: v1::Response) -> bool {
         let mut state = self.lock();
         if state.gone {
-            state.open = state.open.saturating_sub(1);
+            state.closed(1);
             return false;
         }
         state.answers.push(response);
@@ -81,8 +99,8 @@ impl Connection {
     pub(crate) fn hang_up(&self) {
         let mut state = self.lock();
         state.gone = true;
-        state.open = state.open.saturating_sub(state.answers.len());
-        state.answers = Vec::new();
+        let waiting = std::mem::take(&mut state.answers).len();
+        state.closed(waiting);
         drop(state);
         self.room.notify_one();
     }
@@ -97,7 +115,7 @@ impl Connection {
         loop {
             {
                 let state = self.lock();
-                if state.open < OPEN_MAX || state.gone {
+                if !state.is_full() || state.gone {
                     return;
                 }
             }
@@ -127,9 +145,9 @@ impl Connection {
         } else {
             state.answers.drain(..count).collect()
         };
-        let was_full = state.open >= OPEN_MAX;
-        state.open = state.open.saturating_sub(count);
-        if was_full && state.open < OPEN_MAX {
+        let was_full = state.is_full();
+        state.closed(count);
+        if was_full && !state.is_full() {
             self.room.notify_one();
         }
         Poll::Ready(Some(batch))
@@ -161,7 +179,7 @@ mod tests {
     #[tokio::test]
     async fn large_answers_leave_in_several_batches() {
         let connection = Connection::default();
-        connection.opened(5);
+        connection.opened(5, 0);
         for number in 0..5 {
             connection.answer_now(found(number, 700 << 10));
         }
@@ -178,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_does_not_read_is_not_read_from() {
         let connection = Arc::new(Connection::default());
-        connection.opened(OPEN_MAX);
+        connection.opened(OPEN_MAX, 0);
         let waiting = tokio::spawn({
             let connection = connection.clone();
             async move { connection.room().await }
@@ -192,11 +210,22 @@ mod tests {
         waiting.await.unwrap();
     }
 
+    /// Guards against few large requests that pass where many small ones do not.
+    #[tokio::test]
+    async fn large_requests_count_by_their_bytes() {
+        let connection = Connection::default();
+        connection.opened(2, OPEN_BYTES_MAX);
+        assert!(connection.lock().is_full());
+        connection.answer_now(found(1, 1));
+        assert!(poll_fn(|context| connection.poll_answers(context)).await.is_some());
+        connection.room().await;
+    }
+
     /// Guards against answers kept for a client that has gone, and a reader that waits for it for ever.
     #[tokio::test]
     async fn a_client_that_is_gone_holds_nothing() {
         let connection = Connection::default();
-        connection.opened(OPEN_MAX + 1);
+        connection.opened(OPEN_MAX + 1, 0);
         connection.hang_up();
         assert!(!connection.answer(found(1, 1)));
         connection.room().await;

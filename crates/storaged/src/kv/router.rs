@@ -22,7 +22,7 @@ const FORWARDING_MS: u32 = 20;
 
 /// Takes on one client's batch. Waits while a shard has too much to do, which holds up this client and no other.
 pub(crate) async fn dispatch(gate: &Gate, connection: &Arc<Connection>, batch: v1::RequestBatch) {
-    connection.opened(batch.requests.len());
+    connection.opened(batch.requests.len(), batch.requests.iter().map(request_bytes).sum());
     let node = match admit(gate, &batch.cluster) {
         Ok(node) => node,
         Err((code, detail)) => {
@@ -91,6 +91,14 @@ fn admit<'a>(gate: &'a Gate, cluster: &[u8]) -> Result<&'a Arc<Node>, (ErrorCode
             Err((ErrorCode::WrongCluster, detail))
         }
         Err(malformed) => Err((ErrorCode::Invalid, malformed.to_string())),
+    }
+}
+
+/// What a request makes this node hold while it is open.
+fn request_bytes(request: &v1::Request) -> usize {
+    match &request.operation {
+        Some(v1::request::Operation::Put(put)) => put.key.len() + put.value.len(),
+        _ => 0,
     }
 }
 

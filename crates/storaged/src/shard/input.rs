@@ -11,7 +11,7 @@ use wal::SegmentNumber;
 use wire::convert::Operation;
 
 /// How many inputs wait for a shard before whoever has more waits too. An input is a whole batch.
-const QUEUE_LENGTH: usize = 1024;
+const QUEUE_LENGTH: usize = 256;
 
 /// A client's request, checked, for a partition of this shard.
 #[derive(Debug)]

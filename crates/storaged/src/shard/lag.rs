@@ -8,6 +8,9 @@ use crate::clock::Moment;
 /// What may wait for the engine in one shard, by age.
 const AGE_MAX_MS: u64 = 5_000;
 
+/// At so many times the bytes at which it is time, the engine can't keep up: new changes are refused.
+const OVERLOADED_TIMES: usize = 8;
+
 /// The replicas of a shard whose state lags behind, and what is being done about it.
 #[derive(Debug)]
 pub(crate) struct Lag<D> {
@@ -47,6 +50,11 @@ impl<D> Lag<D> {
     /// Unapplied bytes of the whole shard.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether the engine can't keep up.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.bytes / OVERLOADED_TIMES >= self.bytes_max
     }
 
     /// Somebody wants the state to have everything that is committed now.
@@ -114,8 +122,18 @@ mod tests {
         assert_eq!(lag.handed_over(true, Moment(2)), None);
         assert_eq!(lag.applied(), Some("keeper"));
         assert_eq!(lag.bytes(), 10);
-        assert!(!lag.is_due(Moment(3)));
+        assert!(!lag.is_due(Moment(3)) && !lag.is_overloaded());
         assert!(lag.is_due(Moment(2 + AGE_MAX_MS)), "little that is old is due too");
+    }
+
+    /// Guards against memory that fills because the engine is slower than the clients.
+    #[test]
+    fn an_engine_that_cannot_keep_up_is_noticed() {
+        let mut lag = Lag::<()>::new(100);
+        lag.count(0, 799, Moment(0));
+        assert!(!lag.is_overloaded());
+        lag.count(799, 800, Moment(0));
+        assert!(lag.is_overloaded());
     }
 
     /// Guards against a drain of an idle shard that is never answered.

@@ -137,7 +137,7 @@ impl Bench {
     }
 
     async fn send(&self, requests: Vec<Incoming>) {
-        self.connection.opened(requests.len());
+        self.connection.opened(requests.len(), 0);
         self.shard.send(Input::Requests { connection: self.connection.clone(), requests }).await;
     }
 
