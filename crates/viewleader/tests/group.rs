@@ -79,6 +79,30 @@ async fn a_nodes_death_is_one_change_and_everybody_hears_of_it() {
     }
 }
 
+/// Guards against messages, records or channels that are too small for the largest cluster there may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_map_fits() {
+    let mut cluster = Cluster::new(3);
+    for member in &mut cluster.members {
+        member.config.cluster.partitions = types::PartitionCount::new(types::limits::PARTITIONS_MAX).unwrap();
+        member.start();
+    }
+    let mut nodes = [Node::new(1).await, Node::new(2).await, Node::new(3).await];
+    let mut sessions = Vec::new();
+    for node in &mut nodes {
+        sessions.push(node.join(&cluster).await);
+    }
+    let mut watcher = Watcher::new(&cluster.members[0]).await;
+    watcher.view_where(View::has_map).await;
+    let dead = NodeId(nodes[2].register.node);
+    drop(nodes);
+    drop(sessions.pop());
+    let view = sessions[0].view_where(|view| view.has_map() && !view.nodes[&dead].alive).await;
+    assert_eq!(view.configurations.len(), 65_536);
+    assert!(!primaries(&view).contains(&dead));
+    watcher.view_where(|seen| seen == view.as_ref()).await;
+}
+
 /// Guards against a leader's death that changes the view, loses registrations, or gives a node another epoch for the
 /// same start (P11, P20).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
