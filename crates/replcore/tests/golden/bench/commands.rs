@@ -3,15 +3,18 @@
 use super::{Bench, Outcome};
 use goldenscript::Context;
 use replcore::{Event, Proposal};
-use std::error::Error;
 use std::str::FromStr;
 use types::{Condition, Mutation, MutationKind, NodeId, RequestId, Stamp};
 
-/// Nodes are numbers; a link is `FROM-TO`; a message is `mNUMBER`, as printed when it was sent.
+/// Nodes are numbers; a link is `FROM-TO`, and a node stands for all its links.
 #[derive(goldenscript::Command)]
 pub(crate) enum Command {
-    /// Begins with so many nodes, their disks empty.
-    Cluster(u64),
+    /// Begins with so many nodes, their disks empty; `message_bytes=1` sends every entry alone.
+    Cluster {
+        nodes: u64,
+        #[arg(key)]
+        message_bytes: Option<usize>,
+    },
     /// The view of this epoch has this order: `view 2 order=1-2-3 to=1-2`. Its term is the epoch unless told.
     View {
         epoch: u64,
@@ -45,11 +48,15 @@ pub(crate) enum Command {
     },
     /// `get 1 a`.
     Get { node: u64, key: String },
-    /// Delivers everything under way and all that follows; only on the links or only the messages named.
+    /// Delivers everything under way and all that follows from it; only on the links named, if any are.
     Deliver(#[arg(many, optional)] Vec<Target>),
-    /// Delivers messages, and keeps them under way.
-    Repeat(Vec<Target>),
-    /// Loses messages.
+    /// Delivers the oldest message of a link.
+    First(Target),
+    /// Delivers the newest message of a link.
+    Newest(Target),
+    /// Delivers the oldest message of a link, and keeps it under way.
+    Repeat(Target),
+    /// Loses what is under way on these links.
     Drop(Vec<Target>),
     /// From now on, what is sent on these links is lost; all links of the nodes named.
     Cut(Vec<Target>),
@@ -97,22 +104,20 @@ impl FromStr for Numbers {
     }
 }
 
-/// Messages, a link, or a node's links.
+/// A link, or a node's links.
 #[derive(Clone, Copy)]
 pub(crate) enum Target {
-    Message(u64),
     Link(u64, u64),
     Node(u64),
 }
 
 impl FromStr for Target {
-    type Err = Box<dyn Error>;
+    type Err = std::num::ParseIntError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match (text.strip_prefix('m'), text.split_once('-')) {
-            (Some(number), _) => Target::Message(number.parse()?),
-            (None, Some((from, to))) => Target::Link(from.parse()?, to.parse()?),
-            (None, None) => Target::Node(text.parse()?),
+        Ok(match text.split_once('-') {
+            Some((from, to)) => Target::Link(from.parse()?, to.parse()?),
+            None => Target::Node(text.parse()?),
         })
     }
 }
@@ -123,7 +128,10 @@ impl goldenscript::Runner for Bench {
     fn run(&mut self, command: &Command, _: &Context) -> Outcome {
         let mut out = String::new();
         match command {
-            Command::Cluster(nodes) => return self.cluster(*nodes),
+            Command::Cluster { nodes, message_bytes } => {
+                self.settings.message_bytes_max = message_bytes.unwrap_or(self.settings.message_bytes_max);
+                return self.cluster(*nodes);
+            }
             Command::View { epoch, order, to, term } => {
                 let to = to.as_ref().unwrap_or(order);
                 self.view(*epoch, term.unwrap_or(*epoch), &order.0, &to.0, &mut out)?;
@@ -147,33 +155,23 @@ impl goldenscript::Runner for Bench {
             Command::Get { node, key } => self.read(*node, key, &mut out)?,
             Command::Deliver(targets) if targets.is_empty() => self.deliver_all(&[], &mut out)?,
             Command::Deliver(targets) => {
-                for target in targets {
-                    match target {
-                        Target::Message(_) => {
-                            let mail = self.take(target)?;
-                            self.arrive(mail, &mut out)?;
-                        }
-                        _ => self.deliver_all(&self.links(*target), &mut out)?,
-                    }
-                }
+                let links: Vec<_> = targets.iter().flat_map(|target| self.links(*target)).collect();
+                self.deliver_all(&links, &mut out)?;
             }
-            Command::Repeat(targets) => {
-                for target in targets {
-                    let Target::Message(id) = target else { return Err("repeat what message?".into()) };
-                    let mail = self.take(target)?;
-                    self.mail.insert(*id, mail.clone());
-                    self.arrive(mail, &mut out)?;
+            Command::First(link) | Command::Newest(link) | Command::Repeat(link) => {
+                let links = self.links(*link);
+                let mut on_link = self.mail.iter().filter(|(_, mail)| links.contains(&(mail.from, mail.to)));
+                let found = if matches!(command, Command::Newest(_)) { on_link.next_back() } else { on_link.next() };
+                let (id, mail) = found.map(|(id, mail)| (*id, mail.clone())).ok_or("nothing is under way there")?;
+                if !matches!(command, Command::Repeat(_)) {
+                    self.mail.remove(&id);
                 }
+                self.arrive(mail, &mut out)?;
             }
             Command::Drop(targets) => {
                 for target in targets {
-                    match target {
-                        Target::Message(_) => drop(self.take(target)?),
-                        _ => {
-                            let links = self.links(*target);
-                            self.mail.retain(|_, mail| !links.contains(&(mail.from, mail.to)));
-                        }
-                    }
+                    let links = self.links(*target);
+                    self.mail.retain(|_, mail| !links.contains(&(mail.from, mail.to)));
                 }
             }
             Command::Cut(targets) => {
@@ -222,14 +220,8 @@ impl goldenscript::Runner for Bench {
 }
 
 impl Bench {
-    fn take(&mut self, target: &Target) -> Result<super::Mail, String> {
-        let Target::Message(id) = target else { return Err("which message?".into()) };
-        self.mail.remove(id).ok_or_else(|| format!("m{id} is not under way"))
-    }
-
     fn links(&self, target: Target) -> Vec<(u64, u64)> {
         match target {
-            Target::Message(_) => Vec::new(),
             Target::Link(from, to) => vec![(from, to)],
             Target::Node(node) => self.nodes.keys().flat_map(|other| [(node, *other), (*other, node)]).collect(),
         }

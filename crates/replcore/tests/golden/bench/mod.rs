@@ -15,8 +15,8 @@ use types::{Configuration, EntryId, Epoch, Generation, NodeId, PartitionId, Reco
 
 const PARTITION: PartitionId = PartitionId(0);
 
-#[derive(Default)]
 pub(crate) struct Bench {
+    settings: Settings,
     nodes: BTreeMap<u64, Node>,
     mail: BTreeMap<u64, Mail>,
     messages: u64,
@@ -55,6 +55,19 @@ impl State for Memory {
     }
 }
 
+impl Default for Bench {
+    fn default() -> Self {
+        Bench {
+            settings: Settings { resend_ticks: 2, stuck_ticks: 4, ..Settings::default() },
+            nodes: BTreeMap::new(),
+            mail: BTreeMap::new(),
+            messages: 0,
+            cut: BTreeSet::new(),
+            tokens: 0,
+        }
+    }
+}
+
 type Outcome = Result<String, Box<dyn std::error::Error>>;
 
 impl Bench {
@@ -77,6 +90,7 @@ impl Bench {
 
     /// Starts a replica from what is on the node's disk.
     fn start(&mut self, node: u64, accepted_at: u64) -> Outcome {
+        let settings = self.settings;
         let it = self.node(node)?;
         let mut recovery = Recovery::default();
         for (_, record) in &it.log {
@@ -85,7 +99,6 @@ impl Bench {
         let requests = it.state.records.iter().filter(|(key, _)| key.kind == RecordKind::Requests);
         let requests = requests.map(|(key, record)| (key.name.clone(), record.value.clone())).collect();
         let recovered = recovery.finish(it.state.applied, requests)?;
-        let settings = Settings { resend_ticks: 2, stuck_ticks: 4, ..Settings::default() };
         it.replica = Some(Replica::new(NodeId(node), PARTITION, Epoch(accepted_at), settings, recovered)?);
         Ok(String::new())
     }
@@ -137,7 +150,7 @@ impl Bench {
                 } else {
                     self.messages += 1;
                     self.mail.insert(self.messages, Mail { from: node, to: to.0, message });
-                    format!("n{node} to {to}: {text} (m{})", self.messages)
+                    format!("n{node} to {to}: {text}")
                 }
             }
             other => format!("n{node} {}", show::effect(&other)),

@@ -1,0 +1,65 @@
+//! Each rule of PROTOCOL.md that is switched off by hand changes the trace of a script that stands for it.
+
+use crate::SCRIPTS;
+use crate::bench::Bench;
+use replcore::mutants::{Mutant, set};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The rule, and the scripts that must notice that it is gone.
+const NOTICED_BY: &[(Mutant, &[&str])] = &[
+    (Mutant::P2Log, &["rule_02"]),
+    (Mutant::P2Promise, &["rule_02"]),
+    (Mutant::P2OwnVote, &["rule_02"]),
+    (Mutant::P7Promise, &["rule_07", "rule_14"]),
+    (Mutant::P7Prev, &["mismatch"]),
+    (Mutant::P7Shorter, &["rule_07"]),
+    (Mutant::P8, &["scenario_02"]),
+    (Mutant::P9Majority, &["rule_09"]),
+    (Mutant::P9Durable, &["rule_09"]),
+    (Mutant::P10, &["scenario_05"]),
+    (Mutant::P11, &["scenario_06"]),
+    (Mutant::P12Judged, &["scenario_07"]),
+    (Mutant::P12Answered, &["scenario_07"]),
+    (Mutant::P13, &["rule_14"]),
+    (Mutant::P14, &["rule_14"]),
+    (Mutant::P15Longest, &["takeover_conflict"]),
+    (Mutant::P15Kept, &["takeover"]),
+    (Mutant::P15Early, &["takeover_conflict"]),
+    (Mutant::P15Fetch, &["scenario_13"]),
+    (Mutant::P16, &["rule_16"]),
+    (Mutant::P17Round, &["scenario_09"]),
+    (Mutant::P17Prepared, &["scenario_14"]),
+    (Mutant::P28Retry, &["retry", "scenario_10"]),
+    (Mutant::P28Stamp, &["scenario_10"]),
+    (Mutant::P29, &["takeover"]),
+];
+
+/// The trace of a script with one rule broken; none where the core's own assertions end it.
+fn trace(script: &str, mutant: Option<Mutant>) -> Option<String> {
+    set(mutant);
+    let run = catch_unwind(AssertUnwindSafe(|| goldenscript::generate(&mut Bench::default(), script)));
+    set(None);
+    run.ok().and_then(Result::ok)
+}
+
+/// Guards against scripts that would not notice the rule that they stand for.
+#[test]
+fn a_script_notices_each_broken_rule() {
+    for (mutant, names) in NOTICED_BY {
+        for name in *names {
+            let (_, script) =
+                SCRIPTS.iter().find(|(script, _)| script == name).expect("a script that is listed exists");
+            assert!(trace(script, None).as_deref() == Some(*script), "{name} differs with no rule broken");
+            let noticed = trace(script, Some(*mutant)).as_deref() != Some(*script);
+            assert!(noticed, "{name} does not notice {mutant:?}: {}", mutant.what());
+        }
+    }
+}
+
+/// Guards against a new mutant that nobody looks for.
+#[test]
+fn every_mutant_is_listed() {
+    for mutant in Mutant::ALL {
+        assert!(NOTICED_BY.iter().any(|(listed, _)| listed == mutant), "{mutant:?} is not listed");
+    }
+}

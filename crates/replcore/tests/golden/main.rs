@@ -1,0 +1,48 @@
+//! The golden scripts: what the core does, as text that a person can read and judge.
+//!
+//! `UPDATE_GOLDENFILES=1 cargo test -p replcore --test golden` writes the traces anew; read what changed before you keep
+//! it. What `scripts/` holds, and which rule each script stands for, is in `tests/README.md`.
+
+mod bench;
+mod broken;
+
+use bench::Bench;
+
+macro_rules! scripts {
+    ($($name:ident),* $(,)?) => {
+        /// Each script's name and content.
+        pub(crate) const SCRIPTS: &[(&str, &str)] =
+            &[$((stringify!($name), include_str!(concat!("../scripts/", stringify!($name))))),*];
+
+        $(
+            /// Guards against any change in what the core does here that nobody meant.
+            #[test]
+            fn $name() -> std::io::Result<()> {
+                goldenscript::run(&mut Bench::default(), concat!("tests/scripts/", stringify!($name)))
+            }
+        )*
+    };
+}
+
+scripts![
+    mismatch,
+    read,
+    restart,
+    retry,
+    rule_02,
+    rule_07,
+    rule_09,
+    rule_14,
+    rule_16,
+    scenario_02,
+    scenario_05,
+    scenario_06,
+    scenario_07,
+    scenario_09,
+    scenario_10,
+    scenario_13,
+    scenario_14,
+    takeover,
+    takeover_conflict,
+    write,
+];
