@@ -132,7 +132,8 @@ impl Cluster {
                     replication: 3,
                     expect_nodes: 3,
                 },
-                node_timeout: Duration::from_millis(1500),
+                // Fake nodes send no heartbeats unless a test says so: deaths here are proven, not guessed.
+                node_timeout: 2 * PATIENCE,
             },
             running: None,
         };
