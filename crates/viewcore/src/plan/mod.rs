@@ -1,7 +1,7 @@
 //! Planning: from a state to the next [`Change`]. Pure, deterministic, done by the leader only.
 //!
 //! - [`first_map`]: who replicates what, once enough nodes are there ([`shares`], [`assign`], [`primaries`]).
-//! - [`failover`]: nodes die and return, and no partition keeps a primary that can't be one.
+//! - [`failover()`]: nodes die and return, and no partition keeps a primary that can't be one.
 //! - [`balance`]: primaries go back to where the load is even.
 //!
 //! A plan returns `None` where nothing is to be changed.
