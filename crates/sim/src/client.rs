@@ -184,12 +184,10 @@ impl Client {
         let patience = ctx.between(20 * MS, 500 * MS);
         let request = Request { client: self.number, number, attempt, partition, ask, patience };
         let (now, client, key) = (ctx.now, self.number, open.key.clone());
+        let at = ctx.disks[node].id.unwrap_or_default();
         ctx.trace.note(now, &[10, client as u64, number, u64::from(attempt), node as u64], || {
-            let action = crate::node::short(&key).to_string();
-            format!(
-                "client {client}: operation {number} on {action}, attempt {attempt}, to node {node}: {:?}",
-                request.ask
-            )
+            let key = key.escape_ascii();
+            format!("client {client}: operation {number} on {key}, attempt {attempt}, at {at}: {:?}", request.ask)
         });
         ctx.send(Place::Clients, Place::Node(node), Happening::Request { node, request });
         // Now and then it gives up on an answer that is on its way.

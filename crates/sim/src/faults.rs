@@ -206,16 +206,16 @@ pub(crate) fn heal(ctx: &mut Context, nodes: &mut [Node], group: &mut Group) {
     ctx.trace.note(now, &[13], || "no faults from now on".into());
     ctx.healed = true;
     ctx.network.heal();
-    for place in 0..nodes.len() {
-        nodes[place].slow_disk = 0;
-        if !nodes[place].is_up() {
-            nodes[place].start(ctx);
+    for (place, node) in nodes.iter_mut().enumerate() {
+        node.slow_disk = 0;
+        if !node.is_up() {
+            node.start(ctx);
         }
-        if nodes[place].paused {
-            nodes[place].resume(ctx);
+        if node.paused {
+            node.resume(ctx);
         }
         for partition in ctx.disks[place].damaged.clone() {
-            nodes[place].take(ctx, Input::Damaged(partition));
+            node.take(ctx, Input::Damaged(partition));
         }
     }
     let links: Vec<_> = pairs(nodes.len()).map(of_nodes).collect();

@@ -3,7 +3,6 @@
 
 use crate::queue::{MS, Micros};
 use std::collections::VecDeque;
-use std::fmt;
 
 /// Which lines are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,14 +51,5 @@ impl Trace {
 
     pub(crate) fn into_lines(self) -> Vec<String> {
         self.lines.into()
-    }
-}
-
-/// Bytes as people can read them, cut short.
-pub(crate) struct Short<'a>(pub(crate) &'a [u8]);
-
-impl fmt::Display for Short<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0[..self.0.len().min(24)].escape_ascii())
     }
 }

@@ -1,0 +1,168 @@
+//! The replicas: a step, and its effects carried out in order.
+
+use super::{Name, Node};
+use crate::context::Context;
+use crate::disk::{Disk, Kept};
+use crate::happening::{Envelope, Happening, Process, ToGroup};
+use crate::invariants::Scene;
+use crate::network::Place;
+use replcore::{Answer, Body, Effect, Event, Message, State, StateDamaged};
+use std::collections::BTreeMap;
+use types::{Epoch, Generation, NodeId, PartitionId, Record, RecordKey};
+
+struct PartitionState<'a> {
+    kept: Option<&'a Kept>,
+    damaged: bool,
+}
+
+impl State for PartitionState<'_> {
+    fn get(&self, _: Generation, key: &RecordKey) -> Result<Option<Record>, StateDamaged> {
+        if self.damaged {
+            return Err(StateDamaged);
+        }
+        Ok(self.kept.and_then(|kept| kept.records.get(key)).cloned())
+    }
+}
+
+impl Node {
+    pub(super) fn step(&mut self, ctx: &mut Context, partition: PartitionId, event: Event) {
+        let Some(process) = &mut self.process else { return };
+        let Some(replica) = process.replicas.get_mut(partition.0 as usize) else { return };
+        let disk = &ctx.disks[self.place];
+        let damaged = disk.damaged.contains(&partition);
+        let state = PartitionState { kept: disk.live(partition, replica.base().generation), damaged };
+        let mut effects = Vec::new();
+        replica.step(event, &state, &mut effects);
+        for effect in effects {
+            self.carry_out(ctx, partition, effect);
+        }
+        let Some(process) = &self.process else { return };
+        let scene = scene(self.place, process.start, partition, &ctx.disks, &ctx.places);
+        ctx.watch.stepped(scene, &process.replicas[partition.0 as usize]);
+    }
+
+    pub(super) fn apply(&mut self, ctx: &mut Context, partition: PartitionId) {
+        let Some(process) = &mut self.process else { return };
+        let Some(replica) = process.replicas.get_mut(partition.0 as usize) else { return };
+        let Some(apply) = replica.take_apply() else { return };
+        let scene = scene(self.place, process.start, partition, &ctx.disks, &ctx.places);
+        ctx.watch.applying(scene, replica, &apply);
+        let (delay, start) = (ctx.random.between(10, ctx.plan.apply_max), process.start);
+        ctx.process(delay, self.place, start, Process::InState { partition, apply });
+    }
+
+    pub(super) fn carry_out(&mut self, ctx: &mut Context, partition: PartitionId, effect: Effect) {
+        let Some(process) = &mut self.process else { return };
+        let (place, start, now) = (self.place, process.start, ctx.now);
+        let name = Name(place, ctx.disks[place].id);
+        let scene = scene(place, start, partition, &ctx.disks, &ctx.places);
+        let here = Place::Node(place);
+        match effect {
+            Effect::Persist { index, record } => {
+                ctx.watch.writing(scene, &record);
+                ctx.trace.note(now, &[5, place as u64, index.0], || format!("{name}: {partition} writes {record:?}"));
+                ctx.disks[place].append(partition, index, record);
+            }
+            Effect::Send { to, message } => {
+                ctx.watch.sending(scene, &message);
+                self.trace_message(ctx, "to", to, partition, &message);
+                let from = ctx.disks[place].id.unwrap_or_default();
+                let known = ctx.disks[place].view.as_ref().and_then(|view| view.nodes.get(&to));
+                if let (Some(at), Some(incarnation)) = (ctx.places.get(&to).copied(), known.map(|n| n.incarnation)) {
+                    let envelope = Envelope { from, to: at, incarnation, partition, message };
+                    ctx.send(here, Place::Node(at), Happening::Peer(envelope));
+                }
+            }
+            Effect::Reply { token, answer } => {
+                if let Answer::Written { outcome, durable_on, .. } = &answer {
+                    let replica = &process.replicas[partition.0 as usize];
+                    ctx.watch.acknowledging(scene, replica, outcome.version, *durable_on);
+                }
+                let Some(request) = process.requests.remove(&token) else {
+                    return ctx.watch.violated("answers", format!("{name} answers {token:?} twice: {answer:?}"));
+                };
+                ctx.trace.note(now, &[6, place as u64, token.0], || {
+                    format!("{name}: {partition} answers client {} {answer:?}", request.client)
+                });
+                self.answer(ctx, &request, answer);
+            }
+            Effect::Serving { term } => {
+                ctx.trace.note(now, &[7, place as u64, term.map_or(0, |t| t.0)], || {
+                    format!("{name}: {partition} serves {term:?}")
+                });
+                match term {
+                    Some(term) => {
+                        ctx.counts.terms_served += 1;
+                        ctx.watch.serving(scene, ctx.disks[place].id.unwrap_or_default(), term);
+                        process.serving.insert(partition, term);
+                    }
+                    None => drop(process.serving.remove(&partition)),
+                }
+            }
+            Effect::DeleteData { generation } => ctx.disks[place].delete(partition, generation),
+            Effect::ReportActivated { term } => {
+                let what = ToGroup::Activated { node: place, start, partition, term };
+                ctx.send(here, Place::Leader, Happening::ToGroup(what));
+            }
+            Effect::ReportStuck { term, unreachable } => {
+                let node = ctx.disks[place].id.unwrap_or_default();
+                ctx.trace.note(now, &[8, place as u64, term.0], || {
+                    format!("{name}: {partition} is stuck at {term}, {unreachable:?} do not answer")
+                });
+                let what = ToGroup::Stuck { node, partition, term, unreachable };
+                ctx.send(here, Place::Leader, Happening::ToGroup(what));
+            }
+            Effect::ReportDamaged => {
+                let id = ctx.disks[place].id.unwrap_or_default();
+                let what = ToGroup::Damaged { node: place, start, id, partition };
+                ctx.send(here, Place::Leader, Happening::ToGroup(what));
+            }
+            Effect::WantView => {
+                let epoch = ctx.disks[place].view.as_ref().map_or(Epoch(0), |view| view.epoch);
+                ctx.send(here, Place::Leader, Happening::ToGroup(ToGroup::WantView { node: place, start, epoch }));
+            }
+        }
+    }
+
+    pub(super) fn trace_message(
+        &self,
+        ctx: &mut Context,
+        way: &str,
+        peer: NodeId,
+        partition: PartitionId,
+        message: &Message,
+    ) {
+        let (now, place, name) = (ctx.now, self.place, self.name(ctx));
+        let Message { term, body } = message;
+        let numbers = match body {
+            Body::Prepare { prev, entries, committed, .. } => [prev.seq.0, entries.len() as u64, committed.0],
+            Body::Prepared { seq } => [seq.0, 1, 0],
+            Body::Confirm { nonce } | Body::Confirmed { nonce } => [*nonce, 2, 0],
+            Body::Mismatch { last, committed } | Body::Sealed { last, committed } => [last.seq.0, 3, committed.0],
+            _ => [0, 4, 0],
+        };
+        ctx.trace.note(now, &[9, place as u64, peer.0, term.0, numbers[0], numbers[1], numbers[2]], || {
+            format!("{name}: {partition} {way} {peer}: {term} {}", describe(body))
+        });
+    }
+}
+
+fn scene<'a>(
+    node: usize,
+    start: u64,
+    partition: PartitionId,
+    disks: &'a [Disk],
+    places: &'a BTreeMap<NodeId, usize>,
+) -> Scene<'a> {
+    Scene { node, start, partition, disks, places }
+}
+
+fn describe(body: &Body) -> String {
+    match body {
+        Body::Prepare { prev, entries, committed, .. } => {
+            let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
+            format!("prepare {ids:?} after {prev:?}, committed {committed}")
+        }
+        other => format!("{other:?}"),
+    }
+}

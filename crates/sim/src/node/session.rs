@@ -1,0 +1,148 @@
+//! The node and the viewleader group: registration (P20), heartbeats, views (P5).
+
+use super::Node;
+use crate::context::Context;
+use crate::happening::{FromGroup, Happening, Input, Process, ToGroup};
+use crate::network::Place;
+use crate::queue::{MS, Micros};
+use replcore::{Event, Replica};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use types::{BootNonce, ClusterId, Epoch, Incarnation, NodeId, PartitionId, View};
+use viewcore::observed::Serving;
+use viewcore::{Heartbeat, Registration};
+
+const REGISTER_EVERY: Micros = 80 * MS;
+
+impl Node {
+    /// A peer that has started again has a new stream (P6).
+    pub(super) fn meet(&self, ctx: &mut Context, start: u64, view: &View) {
+        let disk = &ctx.disks[self.place];
+        let known = |id: NodeId| Some(disk.view.as_ref()?.nodes.get(&id)?.incarnation);
+        let others = view.nodes.values().filter(|info| Some(info.id) != disk.id);
+        let peers: Vec<NodeId> = others.filter(|info| known(info.id) != Some(info.incarnation)).map(|i| i.id).collect();
+        for peer in peers {
+            let delay = ctx.between(MS, 10 * MS);
+            ctx.process(delay, self.place, start, Process::Input(Input::PeerUp(peer)));
+        }
+    }
+
+    pub(super) fn register(&mut self, ctx: &mut Context) {
+        let Some(process) = self.process.as_ref().filter(|process| !process.session) else { return };
+        let start = process.start;
+        if !self.paused {
+            let disk = &ctx.disks[self.place];
+            let highest_epoch = disk.view.as_ref().map_or(Epoch(0), |view| view.epoch);
+            let registration = Registration {
+                cluster: if disk.id.is_some() { ClusterId(7) } else { ClusterId::NONE },
+                node: disk.id,
+                incarnation: Incarnation(start),
+                nonce: BootNonce((self.place as u64) << 32 | start),
+                address: format!("node{}:1", self.place),
+                http_address: String::new(),
+                zone: String::new(),
+                weight: 100,
+                highest_epoch,
+                highest_promised: disk.highest_promised(),
+            };
+            let what = ToGroup::Register { node: self.place, start, registration };
+            ctx.send(Place::Node(self.place), Place::Leader, Happening::ToGroup(what));
+        }
+        ctx.process(REGISTER_EVERY, self.place, start, Process::Register);
+    }
+
+    pub(super) fn heartbeat(&mut self, ctx: &mut Context) {
+        let Some(process) = &mut self.process else { return };
+        ctx.process(ctx.plan.heartbeat_every, self.place, process.start, Process::Heartbeat);
+        let (Some(id), false, true) = (ctx.disks[self.place].id, self.paused, process.session) else { return };
+        let mut serving = Vec::new();
+        for partition in (0..ctx.plan.partitions).map(PartitionId) {
+            let term = process.serving.get(&partition).copied().unwrap_or_default();
+            if process.serving_told.insert(partition, term) != Some(term) {
+                let behind = process.replicas.get(partition.0 as usize).map(Replica::behind).unwrap_or_default();
+                serving.push(Serving { partition, term, behind: behind.into_iter().collect() });
+            }
+        }
+        let epoch = ctx.disks[self.place].view.as_ref().map_or(Epoch(0), |view| view.epoch);
+        let heartbeat = Heartbeat { epoch, serving, keys: 0, bytes: 0 };
+        let what = ToGroup::Heartbeat { node: self.place, start: process.start, id, heartbeat };
+        ctx.send(Place::Node(self.place), Place::Leader, Happening::ToGroup(what));
+    }
+
+    pub(super) fn hear(&mut self, ctx: &mut Context, what: FromGroup, touched: &mut BTreeSet<PartitionId>) {
+        match what {
+            FromGroup::Accepted { id, accepted_at, view } => self.accepted(ctx, id, accepted_at, view),
+            FromGroup::Refused(why) => {
+                ctx.watch.violated("viewleader", format!("node {} is refused: {why}", self.place));
+            }
+            FromGroup::View(view) => self.learn(ctx, view),
+            FromGroup::NoSession => {
+                let Some(process) = &mut self.process else { return };
+                if std::mem::take(&mut process.session) {
+                    ctx.process(0, self.place, process.start, Process::Register);
+                }
+            }
+            FromGroup::ActivationAnswered { partition, term, accepted } => {
+                touched.insert(partition);
+                self.step(ctx, partition, Event::ActivationAnswered { term, accepted });
+            }
+            FromGroup::DamageNoted { partition, epoch } => {
+                touched.insert(partition);
+                self.step(ctx, partition, Event::DamageNoted { epoch });
+            }
+        }
+    }
+
+    pub(super) fn accepted(&mut self, ctx: &mut Context, id: NodeId, accepted_at: Epoch, view: Arc<View>) {
+        let Some(process) = &mut self.process else { return };
+        process.session = true;
+        process.serving_told.clear();
+        if let Some(first) = process.accepted_at {
+            // P20: a registration that is retried gets the same epoch.
+            if first != accepted_at {
+                let what = format!("node {} was accepted at {first}, and again at {accepted_at}", self.place);
+                ctx.watch.violated("viewleader", what);
+            }
+            return self.learn(ctx, view);
+        }
+        process.accepted_at = Some(accepted_at);
+        let disk = &mut ctx.disks[self.place];
+        disk.id = Some(id);
+        for (partition, recovered) in (0..).map(PartitionId).zip(std::mem::take(&mut process.recovered)) {
+            match Replica::new(id, partition, accepted_at, ctx.plan.settings, recovered) {
+                Ok(replica) => process.replicas.push(replica),
+                Err(error) => return ctx.watch.violated("recovery", format!("{id} {partition}: {error}")),
+            }
+        }
+        let start = process.start;
+        let known = disk.view.clone();
+        for partition in disk.damaged.clone() {
+            self.take(ctx, Input::Damaged(partition));
+        }
+        if let Some(known) = known {
+            self.take(ctx, Input::View(known));
+        }
+        self.learn(ctx, view);
+        for (what, every) in [
+            (Process::Tick, ctx.plan.tick_every),
+            (Process::Heartbeat, 1),
+            (Process::Checkpoint, ctx.plan.checkpoint_every),
+        ] {
+            let delay = ctx.between(1, every);
+            ctx.process(delay, self.place, start, what);
+        }
+    }
+
+    /// P5: a view is on disk before it is acted on, and only a newer one counts.
+    pub(super) fn learn(&mut self, ctx: &mut Context, view: Arc<View>) {
+        let Some(process) = &mut self.process else { return };
+        let known = ctx.disks[self.place].view.as_ref();
+        if known.is_some_and(|known| known.epoch >= view.epoch) || process.writing_view >= view.epoch {
+            return;
+        }
+        process.writing_view = view.epoch;
+        let start = process.start;
+        let delay = ctx.random.between(50, ctx.plan.view_write_max);
+        ctx.process(delay, self.place, start, Process::ViewOnDisk(view));
+    }
+}
