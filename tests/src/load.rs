@@ -36,7 +36,7 @@ pub struct Report {
     pub writes: u64,
     /// Reads answered.
     pub reads: u64,
-    /// The longest time that any one writer waited for an answer.
+    /// The longest time that any one writer waited for an answer, to a write or a read.
     pub longest_gap: Duration,
 }
 
@@ -89,6 +89,29 @@ impl Load {
     }
 }
 
+/// Waits until every partition serves and has all its replicas up to date, so that the next kill is a single fault.
+///
+/// # Errors
+/// Where that takes a minute; with the last status.
+pub async fn await_health(client: &Client) -> Result<()> {
+    let mut last = String::new();
+    for _ in 0..3000 {
+        match client.status().await {
+            Ok(status) => {
+                let behind = status.without_quorum.len() + status.not_serving.len() + status.under_replicated.len();
+                let dead = status.nodes.iter().filter(|node| !node.info.alive).count();
+                if status.has_map && behind + dead == 0 {
+                    return Ok(());
+                }
+                last = format!("{status:?}");
+            }
+            Err(error) => last = error.to_string(),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    anyhow::bail!("the cluster does not become healthy: {last}")
+}
+
 fn key(writer: u64, slot: u64) -> String {
     format!("load-{writer}-{slot}")
 }
@@ -124,6 +147,7 @@ async fn write(client: &Client, writer: u64, stop: &AtomicBool, acknowledged: im
                 checked => checked?,
             }
             written.reads += 1;
+            written.longest_gap = written.longest_gap.max(last_answer.elapsed());
             last_answer = Instant::now();
         }
     }

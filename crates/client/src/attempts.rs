@@ -4,6 +4,7 @@
 //! forwards, and so on in turn; a new view ends every pause at once. Mutations keep their id, so that a second attempt
 //! gets the first one's answer instead of a second effect (P28).
 
+use crate::clock::Clock;
 use crate::error::{Error, Unanswered, UnansweredCause};
 use crate::node_stream::NodeStream;
 use crate::outcome::{Found, Written};
@@ -17,7 +18,7 @@ use types::{Epoch, ErrorCode, NodeId, PartitionId, Position, Seq, Stamp, Term};
 use wire::convert::Operation;
 use wire::v1;
 
-/// The first attempt's time; each further one has twice as long. A primary that hangs costs no more than this, one that
+/// An attempt's time; twice as long after each that ran out. A primary that hangs costs no more than this, one that
 /// is merely slow gets its chance.
 const PATIENCE_MIN: Duration = Duration::from_millis(300);
 /// The pause after a refusal, growing to the longest; the real one is drawn from its upper half.
@@ -40,11 +41,12 @@ pub(crate) struct Attempts<'a> {
     partition: PartitionId,
     deadline: Instant,
     timeout: Duration,
-    /// Learned from servers: milliseconds that their clock is ahead of ours.
-    clock_offset_ms: &'a std::sync::atomic::AtomicI64,
+    clock: &'a Clock,
     /// P29: an attempt went out whose effect nobody has told us.
     may_have_happened: bool,
     made: u32,
+    /// Attempts whose patience ran out.
+    timed_out: u32,
     target: Target,
     /// Where the attempt under way went, and by which view.
     asked: Option<(NodeId, Epoch)>,
@@ -72,12 +74,7 @@ enum Next {
 }
 
 impl<'a> Attempts<'a> {
-    pub(crate) fn new(
-        views: &'a Views,
-        operation: Operation,
-        timeout: Duration,
-        clock_offset_ms: &'a std::sync::atomic::AtomicI64,
-    ) -> Attempts<'a> {
+    pub(crate) fn new(views: &'a Views, operation: Operation, timeout: Duration, clock: &'a Clock) -> Attempts<'a> {
         let position = Position::of_key(operation.key());
         let partition = position.partition(views.routes().view.partition_count);
         Attempts {
@@ -86,9 +83,10 @@ impl<'a> Attempts<'a> {
             partition,
             deadline: Instant::now() + timeout,
             timeout,
-            clock_offset_ms,
+            clock,
             may_have_happened: false,
             made: 0,
+            timed_out: 0,
             target: Target::Primary,
             asked: None,
             pause: PAUSE_MIN,
@@ -134,7 +132,7 @@ impl<'a> Attempts<'a> {
 
     /// Hands the request to the stream that the target has in the view of now; `None`: there is none.
     fn send(&mut self, now: Instant) -> Option<oneshot::Receiver<Reply>> {
-        let patience = PATIENCE_MIN.saturating_mul(1 << self.made.min(10));
+        let patience = PATIENCE_MIN.saturating_mul(1 << self.timed_out.min(10));
         let attempt_until = self.deadline.min(now + patience);
         let remaining_ms = self.deadline.duration_since(now).as_millis().clamp(1, u128::from(u32::MAX)) as u32;
         let request = v1::Request {
@@ -240,7 +238,15 @@ impl<'a> Attempts<'a> {
         self.views.ask_for_newer();
         // The primary and the others in turn: who knows which of them is cut off.
         self.target = if self.target == Target::Detour { Target::Primary } else { Target::Detour };
-        if cause == UnansweredCause::Refused { Next::AfterPause } else { Next::Again }
+        match cause {
+            UnansweredCause::TimedOut => {
+                self.timed_out += 1;
+                Next::Again
+            }
+            // A node that died under the first attempt: another may know more already.
+            UnansweredCause::Broken if self.made == 1 => Next::Again,
+            _ => Next::AfterPause,
+        }
     }
 
     /// A pause, ended early by a newer view than the one that the last attempt went by.
@@ -258,12 +264,8 @@ impl<'a> Attempts<'a> {
     }
 
     fn restamp(&mut self, server_ms: u64) {
-        use std::sync::atomic::Ordering::Relaxed;
+        self.clock.learn(server_ms);
         if let Operation::Mutate(_, _, stamp) = &mut self.operation {
-            let behind = i64::try_from(server_ms.saturating_sub(stamp.0)).unwrap_or(i64::MAX);
-            if behind > 0 {
-                self.clock_offset_ms.fetch_add(behind, Relaxed);
-            }
             *stamp = Stamp(server_ms.max(stamp.0));
         }
     }

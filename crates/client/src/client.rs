@@ -1,6 +1,7 @@
 //! The client itself: what a program calls.
 
 use crate::attempts::{Answer, Attempts};
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::leaders::Leaders;
 use crate::node_streams::NodeStreams;
@@ -9,10 +10,10 @@ use crate::status::ClusterStatus;
 use crate::views::Views;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::task::JoinSet;
-use types::{Condition, ErrorCode, Mutation, MutationKind, Position, RequestId, Stamp, View};
+use types::{Condition, ErrorCode, Mutation, MutationKind, Position, RequestId, View};
 use wire::convert::{Operation, check_key, check_value};
 
 /// How a client behaves.
@@ -42,7 +43,7 @@ struct Inner {
     /// Random: names this client in its request ids (P28).
     id: u64,
     requests: AtomicU64,
-    clock_offset_ms: AtomicI64,
+    clock: Clock,
     /// Ends with the last clone.
     _watchers: JoinSet<()>,
 }
@@ -68,7 +69,7 @@ impl Client {
             options,
             id: u64::from_ne_bytes(id),
             requests: AtomicU64::new(0),
-            clock_offset_ms: AtomicI64::new(0),
+            clock: Clock::default(),
             _watchers: watchers,
         };
         Ok(Client { inner: Arc::new(inner) })
@@ -158,13 +159,13 @@ impl Client {
     async fn mutate(&self, key: Bytes, kind: MutationKind, condition: Condition) -> Result<Answer, Error> {
         check_key(&key).map_err(|error| Error::Invalid(error.to_string()))?;
         let id = RequestId { client: self.inner.id, counter: self.inner.requests.fetch_add(1, Ordering::Relaxed) + 1 };
-        let stamp = Stamp(now_ms().saturating_add_signed(self.inner.clock_offset_ms.load(Ordering::Relaxed)));
+        let stamp = self.inner.clock.stamp();
         self.attempt(Operation::Mutate(Mutation { key, kind, condition }, id, stamp)).await
     }
 
     async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {
         let inner = &self.inner;
-        let outcome = Attempts::new(&inner.views, operation, inner.options.timeout, &inner.clock_offset_ms).run().await;
+        let outcome = Attempts::new(&inner.views, operation, inner.options.timeout, &inner.clock).run().await;
         match outcome {
             Err(Error::NotDone { code: ErrorCode::NotBootstrapped, message }) => {
                 // Who can say more is asked; who can't is no worse an answer.
@@ -184,9 +185,4 @@ impl Client {
 /// A node answered a question that was not asked: its answer says nothing about this one.
 fn contradiction(answer: &Answer) -> Error {
     Error::Unknown { message: format!("a node answered with {answer:?}, which is no answer to this") }
-}
-
-/// Milliseconds since 1970. A clock before that is as good as none: servers then name theirs (P28).
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

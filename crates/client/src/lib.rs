@@ -20,6 +20,7 @@
 
 mod attempts;
 mod client;
+mod clock;
 mod endpoint;
 mod error;
 mod leaders;

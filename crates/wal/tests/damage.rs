@@ -135,6 +135,10 @@ fn a_missing_segment_is_damage() {
             files.lose(path);
             let outcome = replayed(&files);
             assert!(is_damage(&outcome), "released {released}, without {}: {outcome:?}", path.display());
+            if path != &segments[0] {
+                let error = outcome.unwrap_err().to_string();
+                assert!(error.contains(&format!("{} at byte 0: the segment is missing", path.display())), "{error}");
+            }
         }
     }
 }

@@ -258,6 +258,7 @@ fn a_log_goes_on_with_other_sizes() {
     for (segment_bytes, spares_max) in [(8192, 2), (40_960, 2), (4096, 0), (1, 5), (8192, 1)] {
         let options = Options { segment_bytes, spares_max, ..tiny() };
         let (mut wal, replayed) = open(&files, options).unwrap();
+        assert!(numbers_of(&files, "spare").len() <= spares_max, "{:?}", files.paths());
         assert_eq!(replayed.last().map_or(0, |&(_, index)| index + 1), next);
         for _ in 0..60 {
             wal.append(&records(next..next + 1)).unwrap();
@@ -268,6 +269,25 @@ fn a_log_goes_on_with_other_sizes() {
         next += 1;
         wal.close().unwrap();
     }
+}
+
+/// Guards against a helper thread that still works in the directory when the log is gone and the next one opens it.
+#[test]
+fn a_dropped_log_leaves_no_thread_at_work() {
+    let files = SimFiles::new();
+    // The first segment is filled with one sync and gets its header with another; the next one has to wait.
+    files.hold_syncs();
+    files.let_syncs_through(2);
+    let (wal, _) = open(&files, Options { background: true, ..tiny() }).unwrap();
+    files.wait_for_held_sync();
+    std::thread::scope(|scope| {
+        let dropped = scope.spawn(|| {
+            drop(wal);
+            numbers_of(&files, "tmp")
+        });
+        files.release_syncs();
+        assert_eq!(dropped.join().unwrap(), Vec::<PathBuf>::new());
+    });
 }
 
 /// Guards against taking other people's files for the log's, or removing them.

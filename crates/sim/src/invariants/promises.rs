@@ -30,7 +30,9 @@ pub(super) fn check(scene: Scene<'_>, message: &Message, primary: Option<NodeId>
             }
             let its = primary.and_then(|n| scene.at(n)).filter(|its| its.written.promised == term);
             let (Some(its), Some(own)) = (its, durable.get(*seq)) else { return Ok(()) };
-            if durable.promised == term && its.written.get(*seq).is_some_and(|entry| entry != own) {
+            // A primary that crashed may have lost what it sent last; its term is over then (P11).
+            let differs = its.written.get(*seq).is_some_and(|there| there != own && there.id.term >= own.id.term);
+            if durable.promised == term && differs {
                 return Err(format!("prepared {own:?} of {term}; its primary has {:?}", its.written.get(*seq)));
             }
         }

@@ -1,0 +1,44 @@
+//! The clock that stamps requests: this machine's, corrected by what servers say (P28).
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+use types::Stamp;
+
+/// Milliseconds since 1970, never further behind than a server has shown it to be.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    behind_ms: AtomicI64,
+}
+
+impl Clock {
+    /// The stamp of a request that is made now.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp(system_ms().saturating_add_signed(self.behind_ms.load(Ordering::Relaxed)))
+    }
+
+    /// A server's clock shows this now.
+    pub(crate) fn learn(&self, server_ms: u64) {
+        let behind_ms = i64::try_from(server_ms.saturating_sub(system_ms())).unwrap_or(i64::MAX);
+        self.behind_ms.fetch_max(behind_ms, Ordering::Relaxed);
+    }
+}
+
+/// A clock that stands before 1970 counts as 1970: servers then name theirs.
+fn system_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a correction that is added once per caller who learns of it.
+    #[test]
+    fn learning_twice_is_learning_once() {
+        let clock = Clock::default();
+        let ahead_ms = system_ms() + 3_600_000;
+        (0..64).for_each(|_| clock.learn(ahead_ms));
+        let stamp = clock.stamp().0;
+        assert!((ahead_ms..ahead_ms + 3_600_000).contains(&stamp), "{stamp} for {ahead_ms}");
+    }
+}
