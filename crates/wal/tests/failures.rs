@@ -80,7 +80,7 @@ fn a_failure_at_any_operation_is_told_and_loses_nothing() {
                     (Operation::Create, ErrorKind::StorageFull) if nth > 0 => assert!(outcome.is_ok(), "{case}"),
                     // A directory's sync is not: no later one could prove anything.
                     (Operation::Create | Operation::SyncDirectory, _) if nth <= 1 => {
-                        assert!(outcome.is_err(), "{case}")
+                        assert!(outcome.is_err(), "{case}");
                     }
                     _ => assert!(happened || outcome.is_ok(), "{case}"),
                 }
