@@ -47,24 +47,33 @@ pub struct Playground {
     directory: tempfile::TempDir,
 }
 
-/// The `dhtctl` of the profile that the tests were built with, built if need be.
+/// The `dhtctl` that was built with the program that runs this.
+///
+/// # Panics
+/// Where it is not there and can't be built.
 pub fn dhtctl() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| build().unwrap_or_else(|error| panic!("dhtctl does not build: {error:#}")))
+    BINARY.get_or_init(|| find().unwrap_or_else(|error| panic!("no dhtctl: {error:#}")))
 }
 
-fn build() -> Result<PathBuf> {
-    // target/PROFILE/deps/test-binary
+const DHTCTL: &str = "dhtctl-under-test";
+
+fn find() -> Result<PathBuf> {
     let here = std::env::current_exe()?;
-    let profile_dir = here.ancestors().find(|d| d.join("deps").is_dir()).context("no target directory above")?;
-    let target_dir = profile_dir.parent().context("no directory above the profile's")?;
+    let directory = here.parent().context("a program is in a directory")?;
+    // target/PROFILE/deps/a-test: Cargo has built it before the test.
+    if let (true, Some(profile)) = (directory.ends_with("deps"), directory.parent()) {
+        return Ok(profile.join(DHTCTL));
+    }
+    // target/PROFILE/a-program: Cargo has built only that.
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--locked", "-p", "dhtctl", "--target-dir"]).arg(target_dir);
-    if profile_dir.ends_with("release") {
+    cargo.args(["build", "--quiet", "--locked", "-p", "e2e", "--bin", DHTCTL, "--target-dir"]);
+    cargo.arg(directory.parent().context("no directory above the profile's")?);
+    if directory.ends_with("release") {
         cargo.arg("--release");
     }
     ensure!(cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status()?.success(), "cargo build failed");
-    Ok(profile_dir.join("dhtctl"))
+    Ok(directory.join(DHTCTL))
 }
 
 impl Playground {

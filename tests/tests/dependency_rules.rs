@@ -21,7 +21,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("dhtctl", &["types", "wire", "client", "daemon", "viewleader", "storaged"]),
     ("sim", &["types", "viewcore", "replcore", "engine"]),
     ("chaos", &["types", "client", "sim"]),
-    ("e2e", &["types", "wire", "client"]),
+    ("e2e", &["types", "wire", "client", "dhtctl"]),
 ];
 
 /// What a core must not reach, not even through others: runtimes, networks, storage, clocks, random sources.

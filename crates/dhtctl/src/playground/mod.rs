@@ -13,9 +13,10 @@ use crate::output;
 use clap::Args;
 use cluster_file::{ClusterFile, Role};
 use daemon::{DataDirectory, Exit, Failure};
+use ports::Reservation;
 use processes::{Ended, Processes};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PlaygroundFlags {
@@ -45,9 +46,12 @@ fn odd_count(text: &str) -> Result<u16, String> {
 
 pub(crate) async fn run(flags: &PlaygroundFlags) -> Result<Exit, Failure> {
     let started = Instant::now();
-    // Caught from here on: a Ctrl-C while things come up ends them too.
     let stop = daemon::shutdown::requested(false);
     tokio::pin!(stop);
+    // Signals are caught from the first poll on: before there is anything that a Ctrl-C would leave behind.
+    if let Ok(Err(error)) = tokio::time::timeout(Duration::ZERO, &mut stop).await {
+        return Err(cannot_catch_signals(&error));
+    }
     let temporary = match flags.data_dir {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("ringleader-").tempdir().map_err(|error| {
@@ -59,18 +63,22 @@ pub(crate) async fn run(flags: &PlaygroundFlags) -> Result<Exit, Failure> {
         Failure::unavailable(format!("cannot use {}: {error}; choose another --data-dir", path.display()))
     })?;
     let directory = DataDirectory::open(&path)?;
-    let cluster = plan(flags, &path)?;
+    let (cluster, _ports) = plan(flags, &path)?;
     let mut processes = Processes::start(cluster, flags, &path)?;
     let outcome = tokio::select! {
         outcome = serve(&mut processes, flags, started) => outcome,
         stopped = &mut stop => match stopped {
             Ok(_asked) => Ok(Exit::Done),
-            Err(error) => Err(Failure::unavailable(format!("cannot catch signals: {error}"))),
+            Err(error) => Err(cannot_catch_signals(&error)),
         },
     };
     processes.stop().await;
     drop(directory);
     outcome
+}
+
+fn cannot_catch_signals(error: &std::io::Error) -> Failure {
+    Failure::unavailable(format!("cannot catch signals: {error}; check the limits of this account"))
 }
 
 /// Brings everything up, says how to use it, and looks after it from then on.
@@ -111,7 +119,7 @@ fn paste(cluster: &ClusterFile) -> String {
 }
 
 /// The cluster that the directory holds, or a new one on free ports.
-fn plan(flags: &PlaygroundFlags, directory: &Path) -> Result<ClusterFile, Failure> {
+fn plan(flags: &PlaygroundFlags, directory: &Path) -> Result<(ClusterFile, Reservation), Failure> {
     let file = directory.join(cluster_file::NAME);
     if !file.exists() {
         return ports::choose(flags, directory);
@@ -129,8 +137,8 @@ fn plan(flags: &PlaygroundFlags, directory: &Path) -> Result<ClusterFile, Failur
     for process in &mut cluster.processes {
         process.data_dir = directory.join(&process.name);
     }
-    ports::must_be_free(&cluster)?;
-    Ok(cluster)
+    let ports = ports::reserve(&cluster)?;
+    Ok((cluster, ports))
 }
 
 #[cfg(test)]
@@ -143,12 +151,14 @@ mod tests {
     }
 
     fn cluster(directory: &Path) -> ClusterFile {
-        let process = |name: &str, role| Process {
+        let mut ports = 1..;
+        let mut process = |name: &str, role| Process {
             name: name.to_owned(),
             role,
             pid: 0,
-            grpc: "127.0.0.1:0".to_owned(),
-            http: "127.0.0.1:0".to_owned(),
+            // A network of this machine's own, where nobody listens.
+            grpc: format!("127.77.0.1:{}", 40_000 + ports.next().unwrap_or(0)),
+            http: format!("127.77.0.1:{}", 40_000 + ports.next().unwrap_or(0)),
             data_dir: directory.join(name),
         };
         ClusterFile { processes: vec![process("v1", Role::Viewleader), process("s1", Role::Storaged)] }
@@ -163,7 +173,7 @@ mod tests {
         let failure = plan(&flags(3), directory.path()).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
         assert!(failure.message.contains("--leaders 1 --storage 1"), "{failure}");
-        assert_eq!(plan(&flags(1), directory.path()).unwrap(), cluster(directory.path()));
+        assert_eq!(plan(&flags(1), directory.path()).unwrap().0, cluster(directory.path()));
     }
 
     /// Guards against two lines that don't work when pasted.
@@ -171,7 +181,7 @@ mod tests {
     fn the_lines_to_paste() {
         let text = paste(&cluster(Path::new("d")));
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[1], "export DHT_LEADERS=127.0.0.1:0");
+        assert_eq!(lines[1], "export DHT_LEADERS=127.77.0.1:40001");
         assert!(lines[2].ends_with(" setr hello world"), "{text}");
     }
 }

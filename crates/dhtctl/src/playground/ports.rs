@@ -1,10 +1,23 @@
 //! Which ports a playground uses.
+//!
+//! That a port can be listened on says nothing about the next moment, when the playground next door starts its processes,
+//! or restarts one: so each playground also holds, as long as it lives, a lock on a file named after each of its ports.
 
 use super::PlaygroundFlags;
 use super::cluster_file::{ClusterFile, Process, Role};
 use daemon::Failure;
+use std::fs::{File, OpenOptions};
 use std::net::TcpListener;
 use std::path::Path;
+
+/// The locks on a cluster's ports. They end with this.
+#[derive(Debug, Default)]
+pub(super) struct Reservation {
+    locks: Vec<File>,
+}
+
+/// Where the locks are, within the directory for temporary files.
+const LOCKS: &str = "ringleader-ports";
 
 /// The first ports of each kind: gRPC and HTTP.
 #[derive(Clone, Copy)]
@@ -23,24 +36,79 @@ const APART: u16 = 100;
 const STEPS_MAX: u16 = 2_000;
 
 /// A new cluster in `directory`: the ports of --port-base exactly, else the usual ones or the next free ones.
-pub(super) fn choose(flags: &PlaygroundFlags, directory: &Path) -> Result<ClusterFile, Failure> {
+pub(super) fn choose(flags: &PlaygroundFlags, directory: &Path) -> Result<(ClusterFile, Reservation), Failure> {
     let bases = match flags.port_base {
         Some(base) => Bases { viewleader: (base, base + APART), storaged: (base + 2 * APART, base + 3 * APART) },
         None => USUAL,
     };
+    let mut reservation = Reservation::default();
     let mut processes = Vec::new();
     for (role, count, (grpc, http)) in
         [(Role::Viewleader, flags.leaders, bases.viewleader), (Role::Storaged, flags.storage, bases.storaged)]
     {
         let (grpc, http) = match flags.port_base {
             Some(_) => ((grpc..).take(count.into()).collect(), (http..).take(count.into()).collect()),
-            None => (next_free(grpc, count)?, next_free(http, count)?),
+            None => (reservation.next_free(grpc, count)?, reservation.next_free(http, count)?),
         };
         processes.extend(named(role, &grpc, &http, directory));
     }
     let cluster = ClusterFile { processes };
-    must_be_free(&cluster)?;
-    Ok(cluster)
+    if flags.port_base.is_some() {
+        reservation = reserve(&cluster)?;
+    }
+    Ok((cluster, reservation))
+}
+
+/// The ports of `cluster` exactly; refused where somebody else has one.
+pub(super) fn reserve(cluster: &ClusterFile) -> Result<Reservation, Failure> {
+    let mut reservation = Reservation::default();
+    for address in cluster.processes.iter().flat_map(|process| [&process.grpc, &process.http]) {
+        if !reservation.take(address) {
+            return Err(Failure::unavailable(format!(
+                "cannot use {address}: the port is in use; end what has it, or choose another --port-base and --data-dir"
+            )));
+        }
+    }
+    Ok(reservation)
+}
+
+impl Reservation {
+    fn next_free(&mut self, base: u16, count: u16) -> Result<Vec<u16>, Failure> {
+        let free: Vec<u16> = (base..base.saturating_add(STEPS_MAX))
+            .filter(|port| self.take(&format!("127.0.0.1:{port}")))
+            .take(count.into())
+            .collect();
+        if free.len() < count.into() {
+            return Err(Failure::unavailable(format!(
+                "no {count} free ports from {base} on; choose others with --port-base"
+            )));
+        }
+        Ok(free)
+    }
+
+    /// Takes an address that nobody has.
+    fn take(&mut self, address: &str) -> bool {
+        if TcpListener::bind(address).is_err() {
+            return false;
+        }
+        match lock_file(address) {
+            // Somebody else's directory: what the socket says has to do.
+            Err(_) => true,
+            Ok(lock) => {
+                let taken = lock.try_lock().is_ok();
+                if taken {
+                    self.locks.push(lock);
+                }
+                taken
+            }
+        }
+    }
+}
+
+fn lock_file(address: &str) -> std::io::Result<File> {
+    let directory = std::env::temp_dir().join(LOCKS);
+    std::fs::create_dir_all(&directory)?;
+    OpenOptions::new().create(true).truncate(false).write(true).open(directory.join(address.replace(':', "-")))
 }
 
 fn named(role: Role, grpc: &[u16], http: &[u16], directory: &Path) -> Vec<Process> {
@@ -56,34 +124,6 @@ fn named(role: Role, grpc: &[u16], http: &[u16], directory: &Path) -> Vec<Proces
     grpc.iter().zip(http).enumerate().map(process).collect()
 }
 
-fn next_free(base: u16, count: u16) -> Result<Vec<u16>, Failure> {
-    let free: Vec<u16> = (base..base.saturating_add(STEPS_MAX))
-        .filter(|port| is_free(&format!("127.0.0.1:{port}")))
-        .take(count.into())
-        .collect();
-    if free.len() < count.into() {
-        return Err(Failure::unavailable(format!(
-            "no {count} free ports from {base} on; choose others with --port-base"
-        )));
-    }
-    Ok(free)
-}
-
-/// Refuses a cluster whose ports somebody else has.
-pub(super) fn must_be_free(cluster: &ClusterFile) -> Result<(), Failure> {
-    let mut addresses = cluster.processes.iter().flat_map(|process| [&process.grpc, &process.http]);
-    match addresses.find(|address| !is_free(address)) {
-        Some(taken) => Err(Failure::unavailable(format!(
-            "cannot use {taken}: the port is in use; end what has it, or choose another --port-base and --data-dir"
-        ))),
-        None => Ok(()),
-    }
-}
-
-fn is_free(address: &str) -> bool {
-    TcpListener::bind(address).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,15 +132,29 @@ mod tests {
         PlaygroundFlags { leaders: 3, storage: 2, data_dir: None, port_base, restart: false }
     }
 
-    /// Guards against two processes on one port, and against names that repeat.
+    /// Guards against two processes on one port, names that repeat, and two playgrounds that choose the same ports before
+    /// either has started anything.
     #[test]
     fn every_process_has_ports_and_a_name_of_its_own() {
-        let cluster = choose(&flags(None), Path::new("d")).unwrap();
+        let (cluster, _kept) = choose(&flags(None), Path::new("d")).unwrap();
+        let (other, _also_kept) = choose(&flags(None), Path::new("e")).unwrap();
         let ports: std::collections::BTreeSet<_> =
-            cluster.processes.iter().flat_map(|p| [p.grpc.clone(), p.http.clone()]).collect();
-        assert_eq!(ports.len(), 10);
+            cluster.processes.iter().chain(&other.processes).flat_map(|p| [p.grpc.clone(), p.http.clone()]).collect();
+        assert_eq!(ports.len(), 20);
         let names: Vec<_> = cluster.processes.iter().map(|p| p.name.as_str()).collect();
         assert_eq!(names, ["v1", "v2", "v3", "s1", "s2"]);
+    }
+
+    /// Guards against a directory's cluster that takes a port from a playground whose process is just being restarted.
+    #[test]
+    fn a_reserved_port_is_refused_until_it_is_given_up() {
+        let (cluster, reservation) = choose(&flags(None), Path::new("d")).unwrap();
+        let failure = reserve(&cluster).unwrap_err();
+        assert!(failure.message.contains("the port is in use"), "{failure}");
+        drop(reservation);
+        // A parallel test may have the one or the other by now.
+        let free_again = |p: &Process| Reservation::default().take(&p.grpc) || Reservation::default().take(&p.http);
+        assert!(cluster.processes.iter().any(free_again));
     }
 
     /// Guards against a port that was asked for and is silently another one.
@@ -108,7 +162,7 @@ mod tests {
     fn taken_ports_are_stepped_over_only_by_default() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = held.local_addr().unwrap().port();
-        assert!(next_free(taken, 1).unwrap()[0] > taken);
+        assert!(Reservation::default().next_free(taken, 1).unwrap()[0] > taken);
         if (1024..=64_000).contains(&taken) {
             let failure = choose(&flags(Some(taken)), Path::new("d")).unwrap_err();
             assert!(failure.message.contains(&taken.to_string()), "{failure}");
