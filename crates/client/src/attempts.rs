@@ -6,7 +6,7 @@
 
 use crate::clock::Clock;
 use crate::error::{Error, Unanswered, UnansweredCause};
-use crate::node_stream::NodeStream;
+use crate::node_stream::{NodeStream, is_of_another_cluster};
 use crate::outcome::{Found, Written};
 use crate::slots::Reply;
 use crate::views::Views;
@@ -157,7 +157,9 @@ impl<'a> Attempts<'a> {
 
     fn judge(&mut self, response: v1::Response) -> Result<Next, Error> {
         use v1::response::Result as Wire;
-        self.views.heard_of(response.epoch);
+        if !is_of_another_cluster(&response) {
+            self.views.heard_of(response.epoch);
+        }
         let mutation = matches!(self.operation, Operation::Mutate(..));
         match (response.result, mutation) {
             (Some(Wire::Written(written)), true) => Ok(Next::Settled(Answer::Written(Written {
@@ -266,7 +268,7 @@ impl<'a> Attempts<'a> {
     fn restamp(&mut self, server_ms: u64) {
         self.clock.learn(server_ms);
         if let Operation::Mutate(_, _, stamp) = &mut self.operation {
-            *stamp = Stamp(server_ms.max(stamp.0));
+            *stamp = Stamp(server_ms);
         }
     }
 

@@ -29,6 +29,9 @@ impl Default for Options {
     }
 }
 
+/// Nobody waits for longer; times beyond can't be added to a clock's.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A connection to a cluster. Cheap to clone; clones share view, streams and request numbers.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -53,7 +56,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Usage`], [`Error::NoViewleader`], [`Error::NotAViewleader`], [`Error::ViewleaderUnavailable`].
-    pub async fn connect(leaders: &[String], options: Options) -> Result<Client, Error> {
+    pub async fn connect(leaders: &[String], mut options: Options) -> Result<Client, Error> {
+        options.timeout = options.timeout.min(TIMEOUT_MAX);
         let leaders = Leaders::new(leaders)?;
         let view = tokio::time::timeout(options.timeout, leaders.view()).await.unwrap_or_else(|_| {
             let why = format!("no answer within {} s", options.timeout.as_secs_f64());
@@ -153,7 +157,11 @@ impl Client {
     /// # Errors
     /// As [`Leaders::status`].
     pub async fn status(&self) -> Result<ClusterStatus, Error> {
-        self.inner.leaders.status().await
+        let timeout = self.inner.options.timeout;
+        tokio::time::timeout(timeout, self.inner.leaders.status()).await.unwrap_or_else(|_| {
+            let why = format!("no status within {} s", timeout.as_secs_f64());
+            Err(Error::NoViewleader { addresses: self.inner.leaders.addresses(), why })
+        })
     }
 
     async fn mutate(&self, key: Bytes, kind: MutationKind, condition: Condition) -> Result<Answer, Error> {
@@ -169,7 +177,7 @@ impl Client {
         match outcome {
             Err(Error::NotDone { code: ErrorCode::NotBootstrapped, message }) => {
                 // Who can say more is asked; who can't is no worse an answer.
-                Err(match inner.leaders.status().await {
+                Err(match self.status().await {
                     Ok(status) if !status.has_map => Error::NotBootstrapped {
                         registered: u32::try_from(status.nodes.len()).unwrap_or(u32::MAX),
                         expected: status.expected_nodes,

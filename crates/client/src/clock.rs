@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use types::Stamp;
 
-/// Milliseconds since 1970, never further behind than a server has shown it to be.
+/// Milliseconds since 1970. A server corrects it, forwards or back, when it refuses a stamp; no other time.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
+    /// How far this machine's clock is behind; negative where it is ahead.
     behind_ms: AtomicI64,
 }
 
@@ -18,8 +19,8 @@ impl Clock {
 
     /// A server's clock shows this now.
     pub(crate) fn learn(&self, server_ms: u64) {
-        let behind_ms = i64::try_from(server_ms.saturating_sub(system_ms())).unwrap_or(i64::MAX);
-        self.behind_ms.fetch_max(behind_ms, Ordering::Relaxed);
+        let behind_ms = i128::from(server_ms) - i128::from(system_ms());
+        self.behind_ms.store(i64::try_from(behind_ms).unwrap_or(0), Ordering::Relaxed);
     }
 }
 
@@ -40,5 +41,14 @@ mod tests {
         (0..64).for_each(|_| clock.learn(ahead_ms));
         let stamp = clock.stamp().0;
         assert!((ahead_ms..ahead_ms + 3_600_000).contains(&stamp), "{stamp} for {ahead_ms}");
+    }
+
+    /// Guards against a client whose clock is ahead and whose every request is refused for ever.
+    #[test]
+    fn a_clock_that_is_ahead_goes_back() {
+        let clock = Clock::default();
+        let server_ms = system_ms() - 3_600_000;
+        clock.learn(server_ms);
+        assert!(clock.stamp().0 < server_ms + 3_600_000);
     }
 }

@@ -11,6 +11,7 @@ use crate::error::{Unanswered, UnansweredCause};
 use crate::node_streams::Ties;
 use crate::slots::{Reply, Slots, Waiter};
 use futures::Stream;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -18,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use types::limits::MESSAGE_BYTES_MAX;
-use types::{Epoch, PartitionId};
+use types::{Epoch, ErrorCode, PartitionId};
 use wire::v1;
 use wire::v1::kv_client::KvClient;
 
@@ -153,14 +154,18 @@ impl Shared {
     fn give_up(&self, cause: UnansweredCause, why: &str, chosen: impl FnMut(&Waiter) -> bool) -> bool {
         let (taken, anybody) = {
             let mut state = self.lock();
-            let taken = state.slots.take_where(chosen);
-            let mut with_sent = Vec::with_capacity(taken.len());
-            for (number, waiter) in taken {
-                let before = state.outbox.len();
-                state.outbox.retain(|request| request.number != number);
-                with_sent.push((waiter, state.outbox.len() == before));
+            let mut taken: BTreeMap<u64, (Waiter, bool)> =
+                state.slots.take_where(chosen).into_iter().map(|(number, waiter)| (number, (waiter, true))).collect();
+            if !taken.is_empty() {
+                state.outbox.retain(|request| match taken.get_mut(&request.number) {
+                    None => true,
+                    Some((_, sent)) => {
+                        *sent = false;
+                        false
+                    }
+                });
             }
-            (with_sent, !state.slots.is_empty())
+            (taken.into_values(), !state.slots.is_empty())
         };
         for (waiter, sent) in taken {
             let _gone = waiter.reply.send(Err(self.unanswered(cause, sent, why)));
@@ -169,7 +174,9 @@ impl Shared {
     }
 
     fn deliver(&self, batch: v1::ResponseBatch, answered: &mut Vec<(Waiter, v1::Response)>) {
-        self.ties.heard_of(batch.epoch);
+        if !batch.responses.iter().any(is_of_another_cluster) {
+            self.ties.heard_of(batch.epoch);
+        }
         {
             let mut state = self.lock();
             for response in batch.responses {
@@ -233,6 +240,12 @@ impl Stream for Outbound {
         };
         Poll::Ready(Some(v1::RequestBatch { cluster: self.shared.ties.cluster(), requests }))
     }
+}
+
+/// The epoch in such an answer is not one of ours.
+pub(crate) fn is_of_another_cluster(response: &v1::Response) -> bool {
+    matches!(&response.result, Some(v1::response::Result::Error(error))
+        if ErrorCode::from_number(error.code) == ErrorCode::WrongCluster)
 }
 
 fn request_bytes(request: &v1::Request) -> usize {

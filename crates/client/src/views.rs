@@ -7,8 +7,9 @@
 use crate::leaders::Leaders;
 use crate::node_streams::NodeStreams;
 use crate::routes::Routes;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -32,6 +33,8 @@ pub(crate) struct Views {
     /// One view is installed at a time.
     installing: Mutex<()>,
     draws: AtomicU64,
+    /// The members whose views are followed, each by one task.
+    followed: Mutex<BTreeSet<usize>>,
 }
 
 impl Views {
@@ -41,7 +44,15 @@ impl Views {
         let routes = Arc::new(Routes::new(Arc::new(view), &nodes));
         let draws = AtomicU64::new(u64::from(std::process::id()));
         let routes = watch::Sender::new(routes);
-        Views { leaders, nodes, routes, refresh: Notify::new(), installing: Mutex::new(()), draws }
+        Views {
+            leaders,
+            nodes,
+            routes,
+            refresh: Notify::new(),
+            installing: Mutex::new(()),
+            draws,
+            followed: Mutex::default(),
+        }
     }
 
     /// Starts what keeps the view up to date, until the set is dropped.
@@ -57,6 +68,10 @@ impl Views {
     /// The routes of now. Keep the guard for no longer than it takes to push a request: a new view waits for it.
     pub(crate) fn routes(&self) -> watch::Ref<'_, Arc<Routes>> {
         self.routes.borrow()
+    }
+
+    fn followed(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resolves when the epoch is no longer `seen`.
@@ -113,8 +128,13 @@ async fn follow(views: Arc<Views>, first: usize) {
     let mut pause = PAUSE_MIN;
     loop {
         let before = views.routes.borrow().view.epoch;
-        let why = follow_one(&views, member).await;
-        tracing::debug!(address = views.leaders.address(member), %why, "view stream ended");
+        // Two eyes on one member see no more than one.
+        let place = member % views.leaders.count();
+        if views.followed().insert(place) {
+            let why = follow_one(&views, member).await;
+            views.followed().remove(&place);
+            tracing::debug!(address = views.leaders.address(member), %why, "view stream ended");
+        }
         member += 1;
         if views.routes.borrow().view.epoch > before {
             pause = PAUSE_MIN;
