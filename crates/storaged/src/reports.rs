@@ -136,24 +136,27 @@ impl Reports {
         said.collect()
     }
 
-    /// Everything else that has not been said.
-    pub(crate) fn take_messages(&self) -> Vec<Message> {
+    /// Of everything else that has not been said, at most `count` messages: the most urgent first.
+    pub(crate) fn take_messages(&self, count: usize) -> Vec<Message> {
         let mut board = self.lock();
         let board = &mut *board;
-        let activated = std::mem::take(&mut board.activated)
-            .into_iter()
-            .map(|(partition, term)| Message::Activated(v1::Activated { partition: partition.0, term: term.0 }));
-        let stuck = std::mem::take(&mut board.stuck).into_iter().map(|(partition, (term, unreachable))| {
-            let unreachable = numbers(&unreachable);
-            Message::Stuck(v1::Stuck { partition: partition.0, term: term.0, unreachable })
-        });
-        let damaged = std::mem::take(&mut board.damaged)
-            .into_iter()
-            .map(|partition| Message::Damaged(v1::Damaged { partition: partition.0 }));
-        let suspects = std::mem::take(&mut board.unsaid_suspects)
-            .into_iter()
-            .map(|node| Message::Suspect(v1::Suspect { node: node.0 }));
-        activated.chain(stuck).chain(damaged).chain(suspects).collect()
+        let mut messages = Vec::new();
+        while messages.len() < count {
+            let message = if let Some(node) = board.unsaid_suspects.pop_first() {
+                Message::Suspect(v1::Suspect { node: node.0 })
+            } else if let Some(partition) = board.damaged.pop_first() {
+                Message::Damaged(v1::Damaged { partition: partition.0 })
+            } else if let Some((partition, term)) = board.activated.pop_first() {
+                Message::Activated(v1::Activated { partition: partition.0, term: term.0 })
+            } else if let Some((partition, (term, unreachable))) = board.stuck.pop_first() {
+                let unreachable = numbers(&unreachable);
+                Message::Stuck(v1::Stuck { partition: partition.0, term: term.0, unreachable })
+            } else {
+                break;
+            };
+            messages.push(message);
+        }
+        messages
     }
 }
 
@@ -176,14 +179,14 @@ mod tests {
         for _ in 0..2 {
             reports.begin_session();
             assert_eq!(reports.take_serving(), expected);
-            assert_eq!(reports.take_messages(), [Message::Suspect(v1::Suspect { node: 9 })]);
-            assert!(reports.take_serving().is_empty() && reports.take_messages().is_empty());
+            assert_eq!(reports.take_messages(usize::MAX), [Message::Suspect(v1::Suspect { node: 9 })]);
+            assert!(reports.take_serving().is_empty() && reports.take_messages(usize::MAX).is_empty());
         }
         reports.trust(NodeId(9));
         reports.serving(PartitionId(3), None);
         assert_eq!(reports.take_serving(), [v1::Serving { partition: 3, term: 0, behind: vec![] }]);
         reports.begin_session();
-        assert!(reports.take_serving().is_empty() && reports.take_messages().is_empty());
+        assert!(reports.take_serving().is_empty() && reports.take_messages(usize::MAX).is_empty());
     }
 
     /// Guards against a queue that grows while no viewleader is reachable.
@@ -194,6 +197,21 @@ mod tests {
             reports.stuck(PartitionId(1), Term(term), vec![NodeId(2)]);
             reports.activated(PartitionId(1), Term(term));
         }
-        assert_eq!(reports.take_messages().len(), 2);
+        assert_eq!(reports.take_messages(usize::MAX).len(), 2);
+    }
+
+    /// Guards against a node whose reports don't fit the stream at once and that therefore reports nothing.
+    #[test]
+    fn many_reports_leave_bit_by_bit() {
+        let reports = Reports::default();
+        for partition in 0..1000 {
+            reports.damaged(PartitionId(partition));
+        }
+        let mut said = 0;
+        while let count @ 1.. = reports.take_messages(255).len() {
+            assert!(count <= 255);
+            said += count;
+        }
+        assert_eq!(said, 1000);
     }
 }

@@ -6,6 +6,7 @@
 use crate::grpc;
 use crate::identity::Identity;
 use crate::reports::Reports;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,12 +23,15 @@ use wire::v1::node_message::Message as Up;
 
 /// How often the viewleader hears that this node is alive.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
-/// Without a word for so long the session is over.
-const SILENCE_MAX: Duration = Duration::from_millis(1_500);
+/// Without a word for so long the session is over: well before a new leader counts this node's own silence against it.
+const SILENCE_MAX: Duration = Duration::from_millis(700);
+/// For so long an address that was silent is passed over, whoever names it.
+const PASSED_OVER: Duration = Duration::from_secs(3);
 /// How long a connection may take before the next address is tried.
 const CONNECT_MAX: Duration = Duration::from_millis(500);
-/// How long a registration may take: it is committed by the group.
-const REGISTRATION_MAX: Duration = Duration::from_secs(3);
+/// How long a registration may take, which the group commits: at first, and once all addresses were tried in vain.
+const REGISTRATION_MAX: Duration = Duration::from_millis(700);
+const REGISTRATION_MAX_IN_NEED: Duration = Duration::from_secs(3);
 /// After a round through all addresses in vain.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// Messages on their way up.
@@ -103,6 +107,8 @@ pub(crate) struct Session {
     events: mpsc::Sender<LeaderEvent>,
     /// Where the leader was last said to be.
     hint: Option<String>,
+    /// Who took a connection and then said nothing, and when.
+    silent: BTreeMap<String, Instant>,
     round_trip_us: u32,
 }
 
@@ -130,7 +136,17 @@ impl Session {
         contents: Arc<Contents>,
         events: mpsc::Sender<LeaderEvent>,
     ) -> Session {
-        Session { introduction, identity, view, reports, contents, events, hint: None, round_trip_us: 0 }
+        Session {
+            introduction,
+            identity,
+            view,
+            reports,
+            contents,
+            events,
+            hint: None,
+            silent: BTreeMap::new(),
+            round_trip_us: 0,
+        }
     }
 
     /// Keeps a session until nobody listens to it any more, or this node is refused.
@@ -138,12 +154,7 @@ impl Session {
         let mut next = 0;
         let mut in_vain = 0;
         while !self.events.is_closed() {
-            let leaders = &self.introduction.leaders;
-            let address = self.hint.take().unwrap_or_else(|| {
-                let address = leaders[next % leaders.len()].clone();
-                next += 1;
-                address
-            });
+            let address = self.next_address(&mut next);
             let accepted_before = in_vain;
             in_vain += 1;
             match self.hold(&address, &mut in_vain).await {
@@ -166,6 +177,20 @@ impl Session {
                 tokio::time::sleep(BACKOFF).await;
             }
         }
+    }
+
+    /// Where to try next: where the leader was said to be, else round the list; who was just silent comes last.
+    fn next_address(&mut self, next: &mut usize) -> String {
+        self.silent.retain(|_, since| since.elapsed() < PASSED_OVER);
+        let hint = self.hint.take();
+        if let Some(hint) = hint.filter(|hint| !self.silent.contains_key(hint)) {
+            return hint;
+        }
+        let leaders = &self.introduction.leaders;
+        let turn = |turn: usize| &leaders[turn % leaders.len()];
+        let skipped = (0..leaders.len()).find(|skip| !self.silent.contains_key(turn(*next + skip))).unwrap_or(0);
+        *next += skipped + 1;
+        turn(*next - 1).clone()
     }
 
     /// One session at one address. Sets `in_vain` to 0 once accepted.
@@ -191,9 +216,13 @@ impl Session {
             let first = next_message(&mut down).await?;
             Ok::<_, String>((down, first))
         };
-        let (mut down, first) = tokio::time::timeout(REGISTRATION_MAX, registering)
-            .await
-            .map_err(|_| "no answer to the registration in time".to_owned())??;
+        let in_need = *in_vain > self.introduction.leaders.len();
+        let patience = if in_need { REGISTRATION_MAX_IN_NEED } else { REGISTRATION_MAX };
+        let Ok(registered) = tokio::time::timeout(patience, registering).await else {
+            self.silent.insert(address.to_owned(), Instant::now());
+            return Err(Ended::Broken("no answer to the registration in time".to_owned()));
+        };
+        let (mut down, first) = registered?;
         match first {
             Down::Registered(registered) => self.on_registered(registered).await?,
             Down::Refused(error) => return Err(self.on_refused(error).await),
@@ -204,12 +233,13 @@ impl Session {
         tracing::info!(address, "a viewleader has accepted this node");
         metrics::gauge!("storaged_leader_session").set(1.0);
         self.reports.begin_session();
-        self.talk(&up, &mut down).await
+        self.talk(address, &up, &mut down).await
     }
 
     /// Heartbeats and reports up, views and answers down, until something ends.
     async fn talk(
         &mut self,
+        address: &str,
         up: &mpsc::Sender<v1::NodeMessage>,
         down: &mut Streaming<v1::LeaderMessage>,
     ) -> Result<std::convert::Infallible, Ended> {
@@ -233,9 +263,11 @@ impl Session {
                 () = reports.urgent() => {}
             }
             if heard.elapsed() > SILENCE_MAX {
+                self.silent.insert(address.to_owned(), Instant::now());
                 return Err(Ended::Broken("the viewleader says nothing".to_owned()));
             }
-            for message in self.reports.take_messages() {
+            // What finds no room now is said at the next heartbeat.
+            for message in self.reports.take_messages(up.capacity().saturating_sub(1)) {
                 send(up, message)?;
             }
             asked.get_or_insert_with(Instant::now);

@@ -256,6 +256,13 @@ fn check_registration(registration: &Registration) -> Result<(), Refusal> {
             "the data directory names a node but no cluster: it is damaged; start with an empty --data-dir".into(),
         );
     }
+    // Otherwise anybody's claim could halt the group.
+    let has_seen_something = registration.highest_epoch > Epoch(0) || registration.highest_promised > Term(0);
+    if registration.node.is_none() && has_seen_something {
+        return refuse(
+            "the data directory has seen views but names no node: it is damaged; start with an empty --data-dir".into(),
+        );
+    }
     Ok(())
 }
 

@@ -199,9 +199,10 @@ impl Refusal {
             Refusal::WrongCluster { .. } => ErrorCode::WrongCluster,
             Refusal::Settings(_) | Refusal::Registration(_) | Refusal::NoSuchPartition(_) => ErrorCode::Invalid,
             Refusal::BadPlan(_) => ErrorCode::Internal,
+            // Passes when the viewleaders are restored; storage nodes wait for that and go on serving.
+            Refusal::Halted(_) => ErrorCode::Unavailable,
             Refusal::UnknownNode(_)
             | Refusal::StaleDirectory { .. }
-            | Refusal::Halted(_)
             | Refusal::StalePlan { .. }
             | Refusal::StaleTerm { .. } => ErrorCode::Refused,
         }

@@ -1,7 +1,8 @@
 //! When a node counts as dead (P21).
 //!
 //! - Silence for longer than the timeout, but not before this leader has led for one timeout, and not where more than a
-//!   third of the nodes would go at once: then the leader itself may be the one cut off, and it needs evidence.
+//!   third of the nodes would go at once: then the leader itself may be the one cut off, and it needs evidence. Nodes
+//!   that have been quiet for half the timeout count towards the third: who is cut off from all loses them one by one.
 //! - A leader that was itself asleep heard nobody meanwhile: it waits one timeout anew.
 //! - A refused connection is evidence: nothing listens where the node said it would. It counts at once for a node that
 //!   this leader has heard from, otherwise after the first timeout, because whole clusters start up in any order.
@@ -93,7 +94,12 @@ impl Detector {
             .iter()
             .filter(|(node, at)| !alive.contains(node) && now_ms.saturating_sub(**at) <= self.timeout_ms)
             .count();
-        if (dead.len() + silent.len() + gone_before) * 3 > alive.len() + gone_before {
+        let is_quiet = |node: &&NodeId| {
+            !dead.contains(node)
+                && self.silent_for_ms(**node, now_ms).is_none_or(|silent_ms| silent_ms > self.timeout_ms / 2)
+        };
+        let quiet = alive.iter().filter(is_quiet).count();
+        if (dead.len() + quiet + gone_before) * 3 > alive.len() + gone_before {
             return Verdict { dead, held_back: silent };
         }
         dead.extend(silent);
@@ -105,5 +111,30 @@ impl Detector {
         for node in nodes.iter().filter(|node| !self.refused.contains(node)) {
             self.silenced_ms.insert(*node, now_ms);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards P21: a leader that is cut off from everybody and buries the first third before it notices the rest.
+    #[test]
+    fn nodes_that_fall_silent_one_after_the_other_are_many_at_once() {
+        let alive: BTreeSet<NodeId> = (1..=6).map(NodeId).collect();
+        let mut detector = Detector::new(1_000, 0);
+        // Their heartbeats came 20 ms apart when the line was cut.
+        for node in &alive {
+            detector.heard(*node, 5_000 + 20 * node.0);
+        }
+        for now_ms in (5_000..8_000).step_by(10) {
+            detector.tick(now_ms);
+            assert_eq!(detector.verdict(&alive, now_ms).dead, BTreeSet::new(), "at {now_ms}");
+        }
+        // One that is alone in its silence is not held back.
+        for node in (1..=5).map(NodeId) {
+            detector.heard(node, 8_000);
+        }
+        assert_eq!(detector.verdict(&alive, 8_010).dead, BTreeSet::from([NodeId(6)]));
     }
 }

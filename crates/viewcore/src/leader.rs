@@ -16,6 +16,8 @@ use types::{NodeId, PartitionId, Term};
 const BALANCE_MOVES_MAX: usize = 32;
 /// Time between two rebalancing changes, and since the last failure or return of a node.
 const BALANCE_AFTER_MS: u64 = 5_000;
+/// A stuck primary reports again and again; a report that was not repeated for this long is no longer believed.
+const STUCK_BELIEVED_MS: u64 = 5_000;
 /// Time between two probes of a node.
 const PROBE_PAUSE_MS: u64 = 100;
 
@@ -82,6 +84,14 @@ pub enum Effect {
     },
 }
 
+/// A primary's report that it is stuck.
+#[derive(Clone, Debug)]
+struct Stuck {
+    term: Term,
+    unreachable: BTreeSet<NodeId>,
+    reported_ms: u64,
+}
+
 /// The memory of one leadership.
 #[derive(Clone, Debug)]
 pub struct Leader {
@@ -92,7 +102,7 @@ pub struct Leader {
     sessions: BTreeSet<NodeId>,
     probing: BTreeSet<NodeId>,
     probed_ms: BTreeMap<NodeId, u64>,
-    stuck: BTreeMap<PartitionId, (Term, BTreeSet<NodeId>)>,
+    stuck: BTreeMap<PartitionId, Stuck>,
     held_back: BTreeSet<NodeId>,
     proposing: bool,
     unrest_ms: u64,
@@ -134,9 +144,10 @@ impl Leader {
     /// Takes in one event; `state` is what is applied by now.
     pub fn step(&mut self, now_ms: u64, event: Event, state: &ClusterState) -> Vec<Effect> {
         let mut effects = Vec::new();
+        // Before anything is judged: whatever the first event after a long sleep is, nobody was heard meanwhile.
+        self.detector.tick(now_ms);
         match event {
             Event::Tick => {
-                self.detector.tick(now_ms);
                 // A node that lost its session and whose port was still open may be closing it just now.
                 let without_session: Vec<NodeId> =
                     state.nodes().map(|node| node.id).filter(|node| !self.sessions.contains(node)).collect();
@@ -178,7 +189,7 @@ impl Leader {
             Event::Stuck { node, partition, term, unreachable } => {
                 let current = state.view().and_then(|view| view.configuration(partition));
                 if current.is_some_and(|current| current.term == term && current.primary() == Some(node)) {
-                    self.stuck.insert(partition, (term, unreachable));
+                    self.stuck.insert(partition, Stuck { term, unreachable, reported_ms: now_ms });
                 }
             }
         }
@@ -238,7 +249,10 @@ impl Leader {
             self.unrest_ms = now_ms;
             return Some(change);
         }
-        if let Some(change) = plan::first_map(state) {
+        // A node that is marked alive but has no session may be gone already.
+        if alive.is_subset(&self.sessions)
+            && let Some(change) = plan::first_map(state)
+        {
             return Some(change);
         }
         if let Some(change) = self.next_stuck(now_ms, state) {
@@ -253,17 +267,23 @@ impl Leader {
         plan::balance(state, &self.observed, &avoid, BALANCE_MOVES_MAX)
     }
 
+    /// Everything stuck that may move now, in one change.
     fn next_stuck(&mut self, now_ms: u64, state: &ClusterState) -> Option<Change> {
         let view = state.view()?;
-        self.stuck.retain(|partition, (term, _)| view.configuration(*partition).is_some_and(|c| c.term == *term));
-        let (partition, change) = self.stuck.iter().find_map(|(partition, (_, unreachable))| {
-            if !self.patience.may_move(*partition, now_ms) {
-                return None;
-            }
-            let answers = |node| self.detector.answers(node, now_ms);
-            Some((*partition, plan::move_primary(state, *partition, unreachable, answers)?))
-        })?;
-        self.patience.moved(partition, now_ms);
+        self.stuck.retain(|partition, stuck| {
+            now_ms.saturating_sub(stuck.reported_ms) <= STUCK_BELIEVED_MS
+                && view.configuration(*partition).is_some_and(|current| current.term == stuck.term)
+        });
+        let stuck: BTreeMap<PartitionId, &BTreeSet<NodeId>> = self
+            .stuck
+            .iter()
+            .filter(|(partition, _)| self.patience.may_move(**partition, now_ms))
+            .map(|(partition, stuck)| (*partition, &stuck.unreachable))
+            .collect();
+        let change = plan::move_primaries(state, &stuck, |node| self.detector.answers(node, now_ms))?;
+        for (partition, _) in &change.placements {
+            self.patience.moved(*partition, now_ms);
+        }
         self.unrest_ms = now_ms;
         Some(change)
     }

@@ -86,7 +86,8 @@ fn command(step: &Step, state: &ClusterState) -> Option<Command> {
     match step {
         Step::Fail { dead, alive, avoid } => plan::failover(state, dead, alive, avoid).map(Command::Change),
         Step::Stuck { partition, unreachable } => {
-            plan::move_primary(state, PartitionId(*partition), unreachable, |_| true).map(Command::Change)
+            plan::move_primaries(state, &BTreeMap::from([(PartitionId(*partition), unreachable)]), |_| true)
+                .map(Command::Change)
         }
         Step::Register { node, incarnation, nonce } => Some(Command::Register(register(*node, *incarnation, *nonce))),
         Step::Command(command) => Some(command.clone()),

@@ -15,6 +15,18 @@ pub enum Error {
     /// The log is damaged, or can't be opened.
     #[error(transparent)]
     Log(#[from] wal::WalError),
+    /// The directory has taken part in a group, but its log is gone.
+    #[error(
+        "the log in {} is gone, and with it the votes of member {member}: it can't take part without them; bring the \
+         log back, or end this member and let the others go on",
+        path.display()
+    )]
+    LogLost {
+        /// The log's directory.
+        path: PathBuf,
+        /// This member's id.
+        member: u64,
+    },
     /// A write or sync of the log failed while running. Nothing was acknowledged after it (P2).
     #[error("{0}")]
     LogFailed(String),
@@ -96,7 +108,7 @@ impl Error {
             Error::Setting(_) => Exit::Usage,
             Error::Daemon(error) => error.exit(),
             Error::PeersChanged { .. } | Error::PeersDiffer { .. } => Exit::Usage,
-            Error::DirectoryReplaced { .. } | Error::Stranger { .. } => Exit::Denied,
+            Error::DirectoryReplaced { .. } | Error::Stranger { .. } | Error::LogLost { .. } => Exit::Denied,
             Error::Log(_)
             | Error::LogFailed(_)
             | Error::Identity { .. }

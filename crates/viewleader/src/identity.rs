@@ -145,6 +145,11 @@ impl Identity {
         }
     }
 
+    /// Whether the group's log has begun here.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).begun
+    }
+
     /// Notes, durably, that the group's log has begun here.
     ///
     /// # Errors

@@ -324,6 +324,20 @@ async fn a_member_with_a_new_directory_is_refused() {
     assert!(matches!(cluster.members[wiped].ended().await, Error::DirectoryReplaced { .. }));
 }
 
+/// Guards against a member that votes a second time because its log is gone while its name is still there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_without_its_log_is_refused() {
+    let mut cluster = Cluster::started(3);
+    let leader = cluster.leader().await;
+    let robbed = (leader + 1) % 3;
+    Watcher::new(&cluster.members[robbed]).await.view_where(|_| true).await;
+    cluster.members[robbed].stop().await.unwrap();
+    std::fs::remove_dir_all(cluster.data_dir(robbed).join("log")).unwrap();
+    cluster.members[robbed].start();
+    let error = cluster.members[robbed].ended().await;
+    assert!(matches!(error, Error::LogLost { .. }), "{error}");
+}
+
 /// Guards against members with different ideas of who they are that form two groups.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn different_lists_of_peers_are_refused() {

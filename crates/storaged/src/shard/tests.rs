@@ -253,7 +253,7 @@ async fn a_damaged_partition_goes_out_of_service_alone() {
     bench.engine.corrupt(Keyspace { partition: PartitionId(1), generation: Generation(1) });
     assert_eq!(code(&bench.ask(get(1, "other")).await), Some(ErrorCode::Damaged));
     assert!(matches!(bench.ask(get(2, "key")).await, Outcome::Found(_)));
-    let told = bench.reports.take_messages();
+    let told = bench.reports.take_messages(usize::MAX);
     assert_eq!(told, [v1::node_message::Message::Damaged(v1::Damaged { partition: 1 })]);
 }
 
@@ -268,7 +268,7 @@ async fn a_store_that_fails_ends_the_node() {
     assert!(matches!(error, crate::Error::Engine(_)), "{error}");
     bench.task.await.unwrap();
     assert_eq!(bench.journal.submissions(), before, "nothing is written on the way out");
-    assert!(bench.reports.take_messages().is_empty());
+    assert!(bench.reports.take_messages(usize::MAX).is_empty());
 }
 
 /// Guards against changes that are lost between replica and store when applying them fails.

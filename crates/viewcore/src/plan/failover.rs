@@ -57,30 +57,45 @@ pub fn failover(
     (!nothing).then_some(Change { planned_on: view.epoch, cause: Cause::Failover, dead, alive, placements })
 }
 
-/// Gives a partition that reported itself stuck to another replica (P19): one that is usable and that `answers`, rather
-/// not one that the primary could not reach. Where there is no other, and the primary blames nobody, it asks for a new
-/// term (P11), and gets it.
-pub fn move_primary(
+/// Gives partitions that reported themselves stuck, each with the members its primary could not reach, to other replicas
+/// (P19): usable ones that `answers` names, rather not those that the primary could not reach. Where there is no other,
+/// and the primary blames nobody, it asks for a new term (P11), and gets it.
+pub fn move_primaries(
     state: &ClusterState,
-    partition: PartitionId,
-    unreachable: &BTreeSet<NodeId>,
+    stuck: &BTreeMap<PartitionId, &BTreeSet<NodeId>>,
     answers: impl Fn(NodeId) -> bool,
 ) -> Option<Change> {
+    if stuck.is_empty() {
+        return None;
+    }
     let view = state.view()?;
-    let configuration = view.configuration(partition)?;
-    let primary = configuration.primary()?;
-    let chooser = Chooser::new(state);
-    let acceptable = |node: NodeId| node != primary && state.is_usable(partition, node) && answers(node);
-    let order = match chooser
-        .choose(configuration, |node| acceptable(node) && !unreachable.contains(&node))
-        .or_else(|| chooser.choose(configuration, acceptable))
-    {
-        Some(chosen) => reordered(configuration, chosen, |node| state.is_usable(partition, node) && node != primary),
-        None if unreachable.is_empty() => configuration.replicas.clone(),
-        None => return None,
-    };
-    let placements = vec![(partition, order)];
-    Some(Change { planned_on: view.epoch, cause: Cause::Failover, dead: vec![], alive: vec![], placements })
+    let mut chooser = Chooser::new(state);
+    let mut placements = Vec::new();
+    for (partition, unreachable) in stuck {
+        let Some(configuration) = view.configuration(*partition) else { continue };
+        let Some(primary) = configuration.primary() else { continue };
+        let usable = |node: NodeId| state.is_usable(*partition, node);
+        let acceptable = |node: NodeId| node != primary && usable(node) && answers(node);
+        let chosen = chooser
+            .choose(configuration, |node| acceptable(node) && !unreachable.contains(&node))
+            .or_else(|| chooser.choose(configuration, acceptable));
+        match chosen {
+            Some(chosen) => {
+                chooser.moved(primary, chosen);
+                let order = reordered(configuration, chosen, |node| usable(node) && node != primary);
+                placements.push((*partition, order));
+            }
+            None if unreachable.is_empty() => placements.push((*partition, configuration.replicas.clone())),
+            None => {}
+        }
+    }
+    (!placements.is_empty()).then_some(Change {
+        planned_on: view.epoch,
+        cause: Cause::Failover,
+        dead: vec![],
+        alive: vec![],
+        placements,
+    })
 }
 
 /// Moves at most `moves_max` primaries towards an even load: only of partitions that serve, and only to replicas that

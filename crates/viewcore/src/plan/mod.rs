@@ -11,7 +11,7 @@ pub mod failover;
 pub mod primaries;
 pub mod shares;
 
-pub use failover::{balance, failover, move_primary};
+pub use failover::{balance, failover, move_primaries};
 
 use crate::command::{Cause, Change};
 use crate::state::ClusterState;

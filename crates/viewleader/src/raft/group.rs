@@ -90,9 +90,14 @@ impl Group {
     pub(crate) async fn open(options: GroupOptions) -> Result<Group, Error> {
         let GroupOptions { directory, identity, name } = options;
         let (failed, failure) = watch::channel(None);
-        let log = LogStore::open(wal::RealFiles, &directory.path().join("log"), move |error| {
+        let log_directory = directory.path().join("log");
+        let log = LogStore::open(wal::RealFiles, &log_directory, move |error| {
             failed.send_replace(Some(error.to_string()));
         })?;
+        // It would vote again where it has voted before.
+        if identity.has_begun() && log.is_new() {
+            return Err(Error::LogLost { path: log_directory, member: identity.member() });
+        }
         let machine = Machine::open(directory.clone())?;
         machine.check_continues(log.purged_index())?;
         let state = machine.watch();
@@ -142,6 +147,7 @@ impl Group {
             identity: self.identity.clone(),
             name: self.name.clone(),
             raft: self.raft.clone(),
+            log: self.log.clone(),
             state: self.state.clone(),
             admitted: self.admitted.clone(),
         }

@@ -26,7 +26,7 @@ use wal::{Files, Records, SegmentNumber, Wal, WalError, Writer};
 const SEGMENT_BYTES: u64 = 8 << 20;
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 /// Entries read at once for one message to a member, in encoded bytes. The first is read whatever its size.
-const READ_BYTES_MAX: usize = 4 << 20;
+const READ_BYTES_MAX: usize = 256 << 10;
 
 /// What the write-ahead log holds, in the order in which it was decided.
 #[derive(Debug, Serialize, Deserialize)]
@@ -145,6 +145,12 @@ impl LogStore {
     /// The index up to which entries were purged: a snapshot must hold them.
     pub(super) fn purged_index(&self) -> Option<u64> {
         self.state().purged.map(|id| id.index)
+    }
+
+    /// Whether nothing was ever written: no vote, no entry.
+    pub(super) fn is_new(&self) -> bool {
+        let state = self.state();
+        state.vote.is_none() && state.purged.is_none() && state.entries.is_empty()
     }
 
     /// Writes what is waiting and closes the log with its mark.

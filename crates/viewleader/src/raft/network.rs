@@ -3,13 +3,13 @@
 use super::GroupTypes;
 use super::messages::{Envelope, Hello, HelloReply};
 use crate::identity::{DirectoryId, Identity, MemberId};
-use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
+use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
 };
-use openraft::{AnyError, BasicNode};
+use openraft::{AnyError, BasicNode, RPCTypes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -147,7 +147,8 @@ impl Line {
         A: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        let asked = self.ask::<Q, Result<A, RaftError<u64, E>>>(method, content, option.hard_ttl()).await;
+        let timeout = option.hard_ttl();
+        let asked = self.ask::<Q, Result<A, RaftError<u64, E>>>(method, content, timeout).await;
         // A vote of a member that lost its directory must not count.
         let met = |reply: Envelope<_>| match self.network.identity.meet(reply.from, reply.directory) {
             Ok(()) => Ok(reply.content),
@@ -166,7 +167,18 @@ impl Line {
                 if answered_before {
                     tracing::warn!(member = self.target, ?method, %error, "a viewleader does not answer");
                 }
-                Err(RPCError::Unreachable(Unreachable::from(AnyError::new(&error))))
+                Err(match error {
+                    NoAnswer::Late => {
+                        let action = match method {
+                            Method::Vote => RPCTypes::Vote,
+                            Method::AppendEntries | Method::Hello => RPCTypes::AppendEntries,
+                            Method::InstallSnapshot => RPCTypes::InstallSnapshot,
+                        };
+                        let id = self.network.identity.member();
+                        RPCError::Timeout(Timeout { action, id, target: self.target, timeout })
+                    }
+                    error => RPCError::Unreachable(Unreachable::from(AnyError::new(&error))),
+                })
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::Raft;
 use super::codec::CodecError;
+use super::log::LogStore;
 use super::messages::{Envelope, Hello, HelloReply};
 use crate::identity::{DirectoryId, Identity, MemberId};
 use serde::Serialize;
@@ -22,6 +23,7 @@ pub(crate) struct RaftService {
     pub(super) identity: Identity,
     pub(super) name: Arc<str>,
     pub(super) raft: Raft,
+    pub(super) log: LogStore,
     pub(super) state: watch::Receiver<Arc<ClusterState>>,
     /// Whether this member may vote: not before enough others have said that they don't remember another directory.
     pub(super) admitted: Arc<AtomicBool>,
@@ -74,6 +76,14 @@ impl RaftService {
         Ok((envelope, content))
     }
 
+    /// Before the first answer that others count on leaves, it is on disk that there is something to lose.
+    fn note_begun(&self) -> Result<(), Status> {
+        if self.identity.has_begun() || self.log.is_new() {
+            return Ok(());
+        }
+        self.identity.set_begun().map_err(|error| Status::internal(error.to_string()))
+    }
+
     fn reply<A: Serialize>(&self, to: &Envelope<()>, content: A) -> Result<Response<RaftBody>, Status> {
         self.reply_as(self.identity.member(), to, content)
     }
@@ -99,18 +109,21 @@ impl RaftMethods for RaftService {
     async fn append_entries(&self, request: Request<RaftBody>) -> Result<Response<RaftBody>, Status> {
         let (envelope, content) = self.admit(request.get_ref())?;
         let answer = self.raft.append_entries(content).await;
+        self.note_begun()?;
         self.reply(&envelope, answer)
     }
 
     async fn vote(&self, request: Request<RaftBody>) -> Result<Response<RaftBody>, Status> {
         let (envelope, content) = self.admit(request.get_ref())?;
         let answer = self.raft.vote(content).await;
+        self.note_begun()?;
         self.reply(&envelope, answer)
     }
 
     async fn install_snapshot(&self, request: Request<RaftBody>) -> Result<Response<RaftBody>, Status> {
         let (envelope, content) = self.admit(request.get_ref())?;
         let answer = self.raft.install_snapshot(content).await;
+        self.note_begun()?;
         self.reply(&envelope, answer)
     }
 

@@ -8,7 +8,7 @@ use crate::leading::{Input, Leading, SessionNumber};
 use crate::raft::NotDone;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -186,7 +186,15 @@ type Reply = BoxFuture<'static, Option<ToNode>>;
 impl Session {
     async fn run(&mut self, inbound: &mut Streaming<v1::NodeMessage>, stopping: &CancellationToken) -> End {
         let mut proposals: FuturesUnordered<Reply> = FuturesUnordered::new();
+        // What a node has to report at once is bounded by its partitions. Heartbeats don't wait behind it.
+        let mut waiting: VecDeque<Reply> = VecDeque::new();
+        let waiting_max = 2 * self.sent.partition_count.get() as usize + PROPOSALS_MAX;
         loop {
+            while proposals.len() < PROPOSALS_MAX
+                && let Some(proposal) = waiting.pop_front()
+            {
+                proposals.push(proposal);
+            }
             let done = tokio::select! {
                 () = self.leading.ended.cancelled() => Err(End::Said(ToNode::NotLeader(v1::NotLeader::default()))),
                 () = stopping.cancelled() => Err(End::refused(ErrorCode::ShuttingDown, "this viewleader is stopping")),
@@ -201,8 +209,11 @@ impl Session {
                     Some(reply) => self.send(reply).await,
                     None => Ok(()),
                 },
-                message = inbound.message(), if proposals.len() < PROPOSALS_MAX => match message {
-                    Ok(Some(message)) => self.take(message).await.map(|proposal| proposals.extend(proposal)),
+                message = inbound.message() => match message {
+                    Ok(Some(_)) if waiting.len() > waiting_max => {
+                        Err(End::refused(ErrorCode::Overloaded, "more reports than there are partitions"))
+                    }
+                    Ok(Some(message)) => self.take(message).await.map(|proposal| waiting.extend(proposal)),
                     Ok(None) => Err(End::Gone),
                     Err(status) => Err(End::refused(ErrorCode::Invalid, status.message())),
                 },
