@@ -77,16 +77,18 @@ fn find() -> Result<PathBuf> {
 }
 
 impl Playground {
-    /// Starts a cluster and waits until it says that it is ready. `arguments` go to `dhtctl playground`.
+    /// Starts a cluster and waits until it says that it is ready. `arguments` go to `dhtctl playground`, `variables`
+    /// into the environment of all processes.
     ///
     /// # Errors
     /// Where it does not become ready; with what it printed.
-    pub fn start(arguments: &[&str]) -> Result<Playground> {
+    pub fn start(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Playground> {
         let directory = tempfile::tempdir()?;
         let mut child = Command::new(dhtctl())
             .args(["playground", "--data-dir"])
             .arg(directory.path())
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -105,6 +107,11 @@ impl Playground {
         let mut errors = child.stderr.take().context("stderr is piped")?;
         std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
         Ok(Playground { child, directory })
+    }
+
+    /// Where its data and logs are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Its processes as of now.

@@ -67,8 +67,8 @@ impl Control {
                 }
                 written = &mut writing, if !writing.is_terminated() => match written {
                     Some((view, segment, rewrite)) => self.on_written(view, segment, rewrite).await,
-                    // The log failed: the node is ending.
-                    None => return,
+                    // The log failed, which ends the node: it says so itself.
+                    None => return std::future::pending().await,
                 },
             }
         }

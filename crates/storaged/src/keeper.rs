@@ -41,7 +41,7 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Works until the node ends.
+    /// Works until the node ends. A failure of log or store ends the node, and whoever failed says so: this waits then.
     pub(crate) async fn run(self) {
         let mut reached = self.journal.reached();
         let mut looks = tokio::time::interval(LOOK_EVERY);
@@ -51,7 +51,7 @@ impl Keeper {
             let began = tokio::select! {
                 changed = reached.changed() => match changed {
                     Ok(()) => true,
-                    Err(_) => return,
+                    Err(_) => return std::future::pending().await,
                 },
                 _ = looks.tick() => false,
             };
@@ -61,7 +61,7 @@ impl Keeper {
                 let before = *reached.borrow_and_update();
                 match self.trim(before).await {
                     Some(first) => tracing::debug!(%first, current = %before, "trimmed the log"),
-                    None => return,
+                    None => return std::future::pending().await,
                 }
             }
         }

@@ -19,7 +19,7 @@ const WRITES_AROUND_A_KILL: u64 = 4_000;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let playground = Playground::start(&["--restart"])?;
+    let playground = Playground::start(&["--restart"], &[])?;
     let client = Client::connect(&playground.leaders()?, Options::default()).await?;
     let mut undisturbed = measure(&playground, &client, |_| Ok(None)).await?;
     let mut storage = measure(&playground, &client, |round| {
