@@ -75,7 +75,9 @@ impl Node {
             FromGroup::Refused(why) => {
                 ctx.watch.violated("viewleader", format!("node {} is refused: {why}", self.place));
             }
-            FromGroup::View(view) => self.learn(ctx, view),
+            // A session's first message is its acceptance; a view that overtook it belongs to an earlier session.
+            FromGroup::View(view) if self.is_accepted() => self.learn(ctx, view),
+            FromGroup::View(_) => {}
             FromGroup::NoSession => {
                 let Some(process) = &mut self.process else { return };
                 if std::mem::take(&mut process.session) {
