@@ -63,3 +63,16 @@ fn every_mutant_is_listed() {
         assert!(NOTICED_BY.iter().any(|(listed, _)| listed == mutant), "{mutant:?} is not listed");
     }
 }
+
+/// Guards against a table that readers can't trust.
+#[test]
+fn the_table_names_every_mutant_and_its_scripts() {
+    let table = include_str!("../README.md");
+    for (mutant, names) in NOTICED_BY {
+        let row = format!("| {mutant:?} |");
+        let row = table.lines().find(|line| line.starts_with(&row));
+        let row = row.unwrap_or_else(|| panic!("tests/README.md has no row for {mutant:?}"));
+        let scripts = format!("| {} |", names.join(", "));
+        assert!(row.contains(&scripts), "tests/README.md: {mutant:?} is noticed by {scripts}");
+    }
+}
