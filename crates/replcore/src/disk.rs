@@ -6,7 +6,7 @@ use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
 use crate::replica::Replica;
 use std::collections::VecDeque;
-use types::{Generation, NodeId, Seq, Term};
+use types::{NodeId, Seq, Term};
 
 /// What happens once something is on disk (P2).
 #[derive(Debug)]
@@ -17,8 +17,8 @@ pub(crate) enum Waiting {
     OwnSeal(Term),
     /// A message may leave.
     Send { to: NodeId, message: Message },
-    /// P5: the data of a generation that has ended may go.
-    Delete(Generation),
+    /// The state may be changed.
+    Do(Effect),
 }
 
 /// What was asked of the disk, and what waits for it.
@@ -65,13 +65,19 @@ impl Replica {
         }
     }
 
-    /// P5: lets a generation's data go, once it is on disk that the generation has ended.
-    pub(crate) fn delete_when_persisted(&mut self, generation: Generation, effects: &mut Vec<Effect>) {
+    /// P5, P23: has the state changed once everything asked to be persisted so far is on disk: that a generation has
+    /// ended, before its data goes; that there is one, before it gets data. What waits keeps its order.
+    pub(crate) fn do_when_persisted(&mut self, effect: Effect, effects: &mut Vec<Effect>) {
         if self.disk.persisted >= self.disk.last_index {
-            effects.push(Effect::DeleteData { generation });
+            effects.push(effect);
         } else {
-            self.disk.waiting.push_back((self.disk.last_index, Waiting::Delete(generation)));
+            self.disk.waiting.push_back((self.disk.last_index, Waiting::Do(effect)));
         }
+    }
+
+    /// The log counts as durable through here once everything asked to be persisted so far is on disk.
+    pub(crate) fn await_log(&mut self, seq: Seq) {
+        self.disk.waiting.push_back((self.disk.last_index, Waiting::Log(seq)));
     }
 
     /// The promise that a takeover begins with counts as this node's own seal once it is on disk.
@@ -90,7 +96,7 @@ impl Replica {
             match waiting {
                 Waiting::Log(seq) => self.disk.durable = self.disk.durable.max(seq),
                 Waiting::OwnSeal(term) => self.on_own_seal(term, effects),
-                Waiting::Delete(generation) => effects.push(Effect::DeleteData { generation }),
+                Waiting::Do(effect) => effects.push(effect),
                 Waiting::Send { to, message } => {
                     // One answer covers those before it.
                     let covered = self.disk.waiting.front().is_some_and(|(index, next)| {

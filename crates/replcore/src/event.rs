@@ -1,6 +1,6 @@
 //! What happens to a replica, and what follows from it.
 
-use crate::message::Message;
+use crate::message::{Message, SnapshotId};
 use crate::persist::PersistRecord;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -100,6 +100,22 @@ pub enum Event {
         /// Everything up to here.
         through: Seq,
     },
+    /// A page of the state that [`Effect::ReadState`] asked for; an empty one is the end.
+    StateRead {
+        /// For whom.
+        to: NodeId,
+        /// For which snapshot.
+        snapshot: SnapshotId,
+        /// In order.
+        records: Vec<(RecordKey, Record)>,
+    },
+    /// The state has what [`Effect::Install`] gave; with the last part, everything of it is on disk.
+    Installed {
+        /// Which life of the partition.
+        generation: Generation,
+        /// Which part.
+        number: u64,
+    },
     /// Write everything but the log again, so that older segments of the write-ahead log can go.
     WriteBase,
     /// The viewleader's answer to [`Effect::ReportActivated`] (P16).
@@ -167,6 +183,31 @@ pub enum Effect {
     Serving {
         /// The term it serves in.
         term: Option<Term>,
+    },
+    /// P23: read the records after `after`, all kinds but [`types::RecordKind::Requests`], by kind and name; answer with
+    /// [`Event::StateRead`], some time.
+    ReadState {
+        /// For whom.
+        to: NodeId,
+        /// For which snapshot.
+        snapshot: SnapshotId,
+        /// Which life of the partition.
+        generation: Generation,
+        /// Where to go on; none: from the beginning.
+        after: Option<RecordKey>,
+        /// About how much; at least one record, if there is one.
+        bytes_max: usize,
+    },
+    /// P23: add these records to the state of this generation; answer with [`Event::Installed`], in order.
+    Install {
+        /// Which life of the partition; not the present one.
+        generation: Generation,
+        /// Which part.
+        number: u64,
+        /// What to add, with the seqs that wrote them.
+        records: Vec<(RecordKey, Record)>,
+        /// The last part: what `applied` becomes. Everything of this generation must be on disk before the answer.
+        start: Option<EntryId>,
     },
     /// P5: this generation's data may go. What says so is on disk. Repeated after a restart.
     DeleteData {
@@ -236,6 +277,10 @@ pub struct Settings {
     pub uncommitted_bytes_max: usize,
     /// Reads that wait for their round: above this, requests are refused as overloaded.
     pub reads_waiting_max: usize,
+    /// Bytes of records in one part of a snapshot.
+    pub chunk_bytes_max: usize,
+    /// Bytes of the log that are kept for a replica that is behind; more than that, and it needs a snapshot (P23).
+    pub log_bytes_max: usize,
     /// Ticks without an answer before something is sent again; doubles up to sixteen times this.
     pub resend_ticks: u32,
     /// Ticks without progress before the primary reports that it is stuck, and between two such reports.
@@ -249,6 +294,8 @@ impl Default for Settings {
             window_bytes_max: 8 << 20,
             uncommitted_bytes_max: 64 << 20,
             reads_waiting_max: 100_000,
+            chunk_bytes_max: 256 << 10,
+            log_bytes_max: 16 << 20,
             resend_ticks: 5,
             stuck_ticks: 50,
         }

@@ -116,7 +116,7 @@ impl Replica {
     }
 
     /// P7, P13, P17: who has promised more says so.
-    fn refuse_lower(&mut self, to: NodeId, term: Term, effects: &mut Vec<Effect>) -> bool {
+    pub(crate) fn refuse_lower(&mut self, to: NodeId, term: Term, effects: &mut Vec<Effect>) -> bool {
         let refuse = self.promised > term && !on(Mutant::P7Promise);
         if refuse {
             let body = Body::Fenced { promised: self.promised };

@@ -17,6 +17,8 @@
 //!   lower ones, so the old primary can neither commit nor answer a read.
 //! * **Reading** (P17, `reads.rs`). A read waits for one round, sent after it arrived, in which a majority confirms that
 //!   nobody has promised a higher term.
+//! * **Filling a replica** (P23, `sending.rs`, `installing.rs`). A learner, or a replica that was away for long, gets the
+//!   log where that is still kept; otherwise a snapshot, read while writes go on, then the log.
 //! * **Retries** (P28, `requests.rs`). The entry that carries a change also carries the request's id and its answer, so a
 //!   retry after a failover gets the first answer instead of a second effect.
 //!
@@ -29,7 +31,7 @@
 //!
 //! # What is left out
 //!
-//! Snapshots: a log is kept until every replica has it, so nothing needs one yet. Transactions and locks. Timers: the
+//! Snapshots to a primary that takes over: it is given up for one that has the log. Transactions and locks. Timers: the
 //! driver sends [`Event::Tick`] to replicas that ask for it ([`Replica::needs_tick`]), and ticks only ever cause
 //! repetition and reports, never a decision about safety.
 
@@ -40,12 +42,14 @@ pub mod persist;
 
 mod disk;
 mod follower;
+mod installing;
 mod log;
 mod overlay;
 mod primary;
 mod reads;
 mod replica;
 mod requests;
+mod sending;
 mod takeover;
 mod views;
 
@@ -55,6 +59,6 @@ mod attacks;
 mod tests;
 
 pub use event::{Answer, Apply, Effect, Event, PersistIndex, Proposal, Settings, State, StateDamaged, Token};
-pub use message::{Body, Message};
+pub use message::{Body, Chunk, Message, SnapshotId};
 pub use persist::{Base, MalformedRecord, PersistRecord, Recovered, Recovery, Standing};
 pub use replica::{Replica, RoleSummary};

@@ -3,7 +3,7 @@
 //! Cluster, partition, sender and destination with their incarnations travel with the envelope and are checked there
 //! (P6); what reaches a replica is from a member of the same cluster, for this partition and this start of this node.
 
-use types::{Entry, EntryId, Seq, Term};
+use types::{Entry, EntryId, Record, RecordKey, Seq, Term};
 
 /// A message of one term.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,6 +72,15 @@ pub enum Body {
         /// What was asked for.
         last: EntryId,
     },
+    /// P23, from the primary: a part of a snapshot.
+    Chunk(Box<Chunk>),
+    /// P23: the state has every part before `next`.
+    ChunkTaken {
+        /// Of which snapshot.
+        snapshot: SnapshotId,
+        /// The part that is wanted; 0 where nothing is known of the snapshot.
+        next: u64,
+    },
     /// P17: have you promised more than this term?
     Confirm {
         /// Names the round; later rounds of a term have greater numbers.
@@ -82,6 +91,32 @@ pub enum Body {
         /// The round.
         nonce: u64,
     },
+}
+
+/// Names a snapshot among those of one term, which has one primary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotId(pub u64);
+
+/// A part of a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chunk {
+    /// Of which one.
+    pub snapshot: SnapshotId,
+    /// Its number, from 0.
+    pub number: u64,
+    /// The log follows after this entry, which is committed.
+    pub start: EntryId,
+    /// Records in the order in which they were read.
+    pub records: Vec<(RecordKey, Record)>,
+    /// This is the last part; the state is exact once the log is replayed through here.
+    pub settled: Option<Seq>,
+}
+
+impl Chunk {
+    /// Bytes of names and values.
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(|(key, record)| key.name.len() + record.value.len()).sum()
+    }
 }
 
 impl Body {
@@ -97,6 +132,8 @@ impl Body {
             Body::Sealed { .. } => "sealed",
             Body::Fetch { .. } => "fetch",
             Body::Fetched { .. } => "fetched",
+            Body::Chunk(_) => "chunk",
+            Body::ChunkTaken { .. } => "chunk-taken",
             Body::Confirm { .. } => "confirm",
             Body::Confirmed { .. } => "confirmed",
         }

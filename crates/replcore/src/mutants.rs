@@ -70,6 +70,8 @@ mutants! {
     P17Round,
     /// Any `Prepared` that arrives confirms the reads that wait.
     P17Prepared,
+    /// A snapshot's swap drops the log beyond it.
+    P23Beyond,
     /// A retried request is carried out again.
     P28Retry,
     /// A request whose time is forgotten is carried out.

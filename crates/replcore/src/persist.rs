@@ -32,6 +32,10 @@ pub struct Base {
     pub committed: Seq,
     /// The log starts after this entry.
     pub trim: EntryId,
+    /// The highest generation that was ever begun here, of a snapshot that was not finished too (P23).
+    pub highest_generation: Generation,
+    /// P23: the state is exact from here on; before, it may hold records of later, committed entries.
+    pub settled: Seq,
 }
 
 /// One record of one partition.
@@ -81,7 +85,8 @@ impl Base {
                 put_varint(out, epoch.0);
             }
         }
-        for number in [self.promised.0, self.committed.0, self.trim.term.0, self.trim.seq.0] {
+        let Base { promised, committed, trim, highest_generation, settled, .. } = self;
+        for number in [promised.0, committed.0, trim.term.0, trim.seq.0, highest_generation.0, settled.0] {
             put_varint(out, number);
         }
     }
@@ -98,7 +103,9 @@ impl Base {
         let promised = Term(take_varint(input)?);
         let committed = Seq(take_varint(input)?);
         let trim = EntryId { term: Term(take_varint(input)?), seq: Seq(take_varint(input)?) };
-        Ok(Base { generation, standing, promised, committed, trim })
+        let highest_generation = Generation(take_varint(input)?);
+        let settled = Seq(take_varint(input)?);
+        Ok(Base { generation, standing, promised, committed, trim, highest_generation, settled })
     }
 }
 

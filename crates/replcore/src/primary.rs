@@ -1,11 +1,12 @@
 //! Writing, as primary: judge, append, send, count, answer (P7–P12, P16, P19, P28).
 
 use crate::event::{Answer, Effect, Proposal, State, Token};
-use crate::message::Body;
+use crate::message::{Body, SnapshotId};
 use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
 use crate::reads::{Reads, Waiting};
 use crate::replica::{Replica, Role, user};
+use crate::sending::Sending;
 use rustc_hash::FxHashSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,7 +28,9 @@ pub(crate) struct Primary {
     serving: bool,
     /// P9: the configuration has no prior, or its activation is committed at the viewleader.
     activated: bool,
-    followers: Vec<Follower>,
+    pub(crate) followers: Vec<Follower>,
+    /// Snapshots begun.
+    snapshots: u64,
     /// The log was given to the disk through here. What is beyond never left this node.
     flushed: Seq,
     writes: VecDeque<PendingWrite>,
@@ -46,8 +49,8 @@ struct PendingWrite {
 
 /// Another replica, or the learner, as the primary knows it in this term.
 #[derive(Debug)]
-struct Follower {
-    node: NodeId,
+pub(crate) struct Follower {
+    pub(crate) node: NodeId,
     /// Learners never count (P9).
     votes: bool,
     /// Its durable log equals ours through here.
@@ -62,13 +65,15 @@ struct Follower {
     entries: Patience,
     /// While it owes an answer to a round of reads.
     rounds: Patience,
-    /// Needs entries that are trimmed here: it waits for a snapshot, which this version does not send.
-    out_of_reach: bool,
+    /// It was given a snapshot that begins here.
+    given: Seq,
+    /// Needs entries that are trimmed here, and gets a snapshot (P23).
+    pub(crate) sending: Option<Sending>,
 }
 
 /// How long an answer is waited for before something is sent again.
 #[derive(Clone, Copy, Debug)]
-struct Patience {
+pub(crate) struct Patience {
     silent_ticks: u32,
     /// Doubles with each repetition, up to sixteen times the first.
     patience_ticks: u32,
@@ -76,16 +81,16 @@ struct Patience {
 }
 
 impl Patience {
-    fn new(first_ticks: u32) -> Patience {
+    pub(crate) fn new(first_ticks: u32) -> Patience {
         Patience { silent_ticks: 0, patience_ticks: first_ticks, first_ticks }
     }
 
-    fn answered(&mut self) {
+    pub(crate) fn answered(&mut self) {
         *self = Patience::new(self.first_ticks);
     }
 
     /// Another tick of silence: whether it is time to send again.
-    fn tick(&mut self) -> bool {
+    pub(crate) fn tick(&mut self) -> bool {
         self.silent_ticks += 1;
         let over = self.silent_ticks >= self.patience_ticks;
         if over {
@@ -114,8 +119,34 @@ impl Follower {
             told: Seq(0),
             entries: Patience::new(patience_ticks),
             rounds: Patience::new(patience_ticks),
-            out_of_reach: false,
+            given: Seq(0),
+            sending: None,
         }
+    }
+
+    /// Nothing but the snapshot is sent until it has it.
+    pub(crate) fn begin_sending(&mut self, sending: Sending) {
+        self.in_flight.clear();
+        self.entries.answered();
+        self.sending = Some(sending);
+    }
+
+    /// It has the snapshot, and follows from there.
+    pub(crate) fn end_sending(&mut self, start: Seq) {
+        self.sending = None;
+        self.given = start;
+        self.next = start.next();
+        self.entries.answered();
+    }
+
+    /// The log kept for the snapshot has become too long; what it says next begins another.
+    pub(crate) fn give_up_sending(&mut self) {
+        self.sending = None;
+    }
+
+    /// It needs nothing before here.
+    fn needs_after(&self) -> Seq {
+        self.sending.as_ref().map_or(self.matched.max(self.given), |sending| sending.start.seq)
     }
 
     /// What was sent may be lost: go on from the oldest that is not answered.
@@ -134,6 +165,15 @@ impl Primary {
 
     pub(crate) fn serving(&self) -> bool {
         self.serving
+    }
+
+    pub(crate) fn follower_mut(&mut self, node: NodeId) -> Option<&mut Follower> {
+        self.followers.iter_mut().find(|follower| follower.node == node)
+    }
+
+    pub(crate) fn next_snapshot(&mut self) -> SnapshotId {
+        self.snapshots += 1;
+        SnapshotId(self.snapshots)
     }
 
     /// Reads were confirmed. Where writes wait too, only they count: their disks may hang while peers still answer.
@@ -156,7 +196,7 @@ impl Primary {
             || self.reads.any()
             || replica.committed < last
             || self.followers.iter().any(|f| {
-                !f.out_of_reach && !replica.down.contains(&f.node) && (f.matched < last || f.told < replica.committed)
+                !replica.down.contains(&f.node) && (f.matched < last || f.told < replica.committed)
             })
     }
 
@@ -164,7 +204,7 @@ impl Primary {
         let silent = |f: &&Follower| {
             let moving = f.matched > Seq(0) && f.next > replica.committed && f.entries.silent_ticks == 0;
             let owes = f.matched < replica.committed && (!moving || replica.down.contains(&f.node));
-            f.out_of_reach || owes
+            f.sending.is_some() || owes
         };
         self.followers.iter().filter(silent).map(|f| f.node).collect()
     }
@@ -186,6 +226,7 @@ impl Replica {
             serving: false,
             activated: configuration.is_activated(),
             followers: followers.collect(),
+            snapshots: 0,
             flushed,
             writes: VecDeque::new(),
             uncommitted_bytes: 0,
@@ -369,17 +410,17 @@ impl Replica {
     }
 
     /// P7: sends each follower what its window has room for.
-    fn replicate(&mut self, effects: &mut Vec<Effect>) {
+    pub(crate) fn replicate(&mut self, effects: &mut Vec<Effect>) {
         let held = self.held_by_all();
         let Role::Primary(primary) = &mut self.role else { return };
         let (settings, committed, log, down) = (self.settings, self.committed, &self.log, &self.down);
         // P11: what is not given to the own disk has not left, and may still be taken back.
         let last = primary.flushed;
         for follower in &mut primary.followers {
-            if follower.out_of_reach || down.contains(&follower.node) {
+            if follower.sending.is_some() || down.contains(&follower.node) {
                 continue;
             }
-            // Below the trim point every replica has everything; who lacks it answers `Mismatch`.
+            // Who lacks what is below the trim point answers `Mismatch`.
             follower.next = follower.next.max(log.trim().seq.next());
             let mut window: usize = follower.in_flight.iter().map(|sent| sent.bytes).sum();
             while follower.next <= last && window < settings.window_bytes_max {
@@ -405,10 +446,20 @@ impl Replica {
         if let Role::Primary(primary) = &self.role
             && primary.activated
         {
-            let least = primary.followers.iter().map(|f| f.matched).min().unwrap_or(own).min(own);
+            let least = primary.followers.iter().map(Follower::needs_after).min().unwrap_or(own).min(own);
             self.held_by_all = self.held_by_all.max(least);
         }
         self.held_by_all
+    }
+
+    /// Beyond this the log must stay even where it is longer than it should be: for replicas that are being filled, and
+    /// those that follow. Without a bound there is none.
+    pub(crate) fn pinned(&self) -> Seq {
+        let Role::Primary(primary) = &self.role else { return Seq(u64::MAX) };
+        let follows = |f: &&Follower| !self.down.contains(&f.node) && f.needs_after() > Seq(0);
+        let far = self.log.bytes() / 2 > self.settings.log_bytes_max;
+        let kept_for = primary.followers.iter().filter(follows).filter(|f| !far || f.sending.is_some());
+        kept_for.map(Follower::needs_after).min().unwrap_or(Seq(u64::MAX))
     }
 
     pub(crate) fn on_prepared(&mut self, from: NodeId, term: Term, seq: Seq, effects: &mut Vec<Effect>) {
@@ -418,13 +469,14 @@ impl Replica {
             return;
         }
         let Some(follower) = primary.followers.iter_mut().find(|f| f.node == from) else { return };
-        follower.out_of_reach = false;
         if on(Mutant::P17Prepared) {
             primary.reads.answered_latest(from);
         }
         if seq <= follower.matched {
             return;
         }
+        // Its log reaches what is kept here after all.
+        follower.sending.take_if(|sending| sending.start.seq <= seq);
         follower.entries.answered();
         follower.matched = seq;
         follower.next = follower.next.max(seq.next());
@@ -432,7 +484,14 @@ impl Replica {
         self.try_commit(effects);
     }
 
-    pub(crate) fn on_mismatch(&mut self, from: NodeId, term: Term, last: EntryId, committed: Seq) {
+    pub(crate) fn on_mismatch(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        last: EntryId,
+        committed: Seq,
+        effects: &mut Vec<Effect>,
+    ) {
         let Role::Primary(primary) = &mut self.role else { return };
         if primary.term != term {
             return;
@@ -447,9 +506,17 @@ impl Replica {
                 return; // said before the answer that matched: what is on its disk does not leave it
             }
             // A learner that was sent away and named again within the term begins anew (P18).
-            follower.matched = known;
+            (follower.matched, follower.given) = (known, Seq(0));
         }
-        follower.out_of_reach = last.seq < log.trim().seq;
+        if let Some(sending) = &follower.sending {
+            // Said before the snapshot began, or because what it holds already is beyond it.
+            if known < sending.start.seq {
+                return;
+            }
+            follower.sending = None;
+        } else if known.max(follower.matched) < log.trim().seq {
+            return self.begin_sending(from, effects);
+        }
         let next = known.max(follower.matched).max(log.trim().seq).min(flushed).next();
         if follower.in_flight.front().is_some_and(|oldest| oldest.first == next) {
             return; // each message behind a lost one says this again
@@ -507,7 +574,6 @@ impl Replica {
         let Some(follower) = primary.followers.iter_mut().find(|f| f.node == peer) else { return };
         follower.entries.answered();
         follower.rounds.answered();
-        follower.out_of_reach = false;
         follower.rewind();
         // P10: what the broken stream was told may not have arrived.
         follower.told = Seq(0);
@@ -515,6 +581,7 @@ impl Replica {
         if let Some(nonce) = primary.reads.open_round(peer) {
             self.send(peer, term, Body::Confirm { nonce }, effects);
         }
+        self.resend_chunks(peer, effects);
         self.replicate(effects);
     }
 
@@ -526,12 +593,12 @@ impl Replica {
         let (term, committed) = (primary.term, self.committed);
         let mut confirm = Vec::new();
         for follower in &mut primary.followers {
-            if follower.out_of_reach || self.down.contains(&follower.node) {
+            if self.down.contains(&follower.node) {
                 continue;
             }
             let mut probe = false;
             let open_round = if follower.votes { primary.reads.open_round(follower.node) } else { None };
-            if follower.matched < last && follower.entries.tick() {
+            if follower.sending.is_none() && follower.matched < last && follower.entries.tick() {
                 follower.rewind();
                 probe = follower.next > last;
             }
@@ -541,7 +608,7 @@ impl Replica {
                 confirm.push((follower.node, nonce));
             }
             // P10: an idle primary says once what is committed.
-            let idle = follower.matched >= last && follower.told < committed;
+            let idle = follower.matched >= last && follower.told < committed && follower.sending.is_none();
             if (idle || probe)
                 && let Some(prev) = self.log.id_at(follower.matched.max(self.log.trim().seq))
             {
@@ -566,6 +633,7 @@ impl Replica {
         for (node, nonce) in confirm {
             self.send(node, term, Body::Confirm { nonce }, effects);
         }
+        self.tick_sending(effects);
         self.replicate(effects);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::disk::Disk;
 use crate::event::{Answer, Apply, Effect, Event, Settings, State, Token};
+use crate::installing::Installing;
 use crate::log::Log;
 use crate::message::{Body, Message};
 use crate::mutants::{Mutant, on};
@@ -11,6 +12,7 @@ use crate::primary::Primary;
 use crate::requests::Requests;
 use crate::takeover::Takeover;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use types::{
     Batch, Configuration, Entry, EntryId, Epoch, ErrorCode, Generation, NodeId, PartitionId, Record, RecordKey, Seq,
@@ -41,8 +43,14 @@ pub struct Replica {
     /// The state is on disk through here.
     pub(crate) checkpointed: Seq,
 
-    /// The last generation whose data was let go.
-    pub(crate) deleted: Generation,
+    /// Generations whose data was let go.
+    pub(crate) deleted: BTreeSet<Generation>,
+    /// See [`Base::highest_generation`].
+    pub(crate) highest_generation: Generation,
+    /// See [`Base::settled`].
+    pub(crate) settled: Seq,
+    /// A snapshot that is being taken in (P23).
+    pub(crate) installing: Option<Installing>,
 
     pub(crate) view_epoch: Epoch,
     pub(crate) configuration: Option<Arc<Configuration>>,
@@ -115,7 +123,10 @@ impl Replica {
             applied,
             applying: None,
             checkpointed: base.trim.seq,
-            deleted: Generation(0),
+            deleted: BTreeSet::new(),
+            highest_generation: base.highest_generation.max(base.generation),
+            settled: base.settled,
+            installing: None,
             view_epoch: Epoch(0),
             configuration: None,
             began: Term(0),
@@ -154,6 +165,8 @@ impl Replica {
             }
             Event::Applied { generation, through } => self.on_applied(generation, through),
             Event::Checkpointed { generation, through } => self.on_checkpointed(generation, through),
+            Event::StateRead { to, snapshot, records } => self.on_state_read(to, snapshot, records, effects),
+            Event::Installed { generation, number } => self.on_installed(generation, number, effects),
             Event::WriteBase => self.persist(PersistRecord::Base(self.base()), effects),
             Event::ActivationAnswered { term, accepted } => self.on_activation(term, accepted, effects),
             Event::Forget { before } => self.on_forget(before),
@@ -174,7 +187,11 @@ impl Replica {
             Standing::OutOfService(_) => return,
             Standing::None => {
                 // P4: never a success.
-                if matches!(body, Body::Prepare { .. } | Body::Seal | Body::Fetch { .. } | Body::Confirm { .. }) {
+                let asks = matches!(
+                    body,
+                    Body::Prepare { .. } | Body::Seal | Body::Fetch { .. } | Body::Confirm { .. } | Body::Chunk(_)
+                );
+                if asks {
                     self.send_when_persisted(from, Message { term, body: Body::NotMember }, effects);
                 }
                 return;
@@ -190,7 +207,13 @@ impl Replica {
             Body::Sealed { last, committed } => self.on_sealed(from, term, last, committed, effects),
             Body::Fetched { prev, entries, last } => self.on_fetched(from, term, prev, entries, last, effects),
             Body::Prepared { seq } => self.on_prepared(from, term, seq, effects),
-            Body::Mismatch { last, committed } => self.on_mismatch(from, term, last, committed),
+            Body::Mismatch { last, committed } => self.on_mismatch(from, term, last, committed, effects),
+            Body::Chunk(chunk) => self.on_chunk(from, term, *chunk, effects),
+            Body::ChunkTaken { snapshot, next } => {
+                if matches!(&self.role, Role::Primary(primary) if primary.term() == term) {
+                    self.on_chunk_taken(from, snapshot, next, effects);
+                }
+            }
             Body::Confirmed { nonce } => self.on_confirmed(from, term, nonce),
             // P8: a higher promise elsewhere ends nothing by itself; the newest view will tell.
             Body::Fenced { promised } if promised > self.promised => effects.push(Effect::WantView),
@@ -255,8 +278,9 @@ impl Replica {
             return;
         }
         self.checkpointed = self.checkpointed.max(through.min(self.applied.seq));
-        // The log stays for whoever lacks it.
-        self.log.trim_to(self.checkpointed.min(self.held_by_all).min(self.committed));
+        // The log stays for whoever lacks it, up to a cap (P23).
+        let kept_for = if self.log.bytes() > self.settings.log_bytes_max { self.pinned() } else { self.held_by_all };
+        self.log.trim_to(self.checkpointed.min(kept_for).min(self.committed));
     }
 
     /// Committed changes for the state, or `None` where there are none or the last ones are still out.
@@ -364,6 +388,8 @@ impl Replica {
             promised: self.promised,
             committed: self.committed,
             trim: self.log.trim(),
+            highest_generation: self.highest_generation,
+            settled: self.settled,
         }
     }
 
@@ -410,6 +436,13 @@ impl Replica {
             Role::Primary(primary) => primary.behind(self),
             _ => Vec::new(),
         }
+    }
+
+    /// The learner, once it lacks no more than what is under way. `None` unless this serves.
+    pub fn filled(&self) -> Option<NodeId> {
+        let (Role::Primary(primary), Some(configuration)) = (&self.role, &self.configuration) else { return None };
+        let learner = configuration.learner.filter(|_| primary.serving())?;
+        (!primary.behind(self).contains(&learner)).then_some(learner)
     }
 
     /// The code for a request that can't be taken here at the moment.

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use types::entry::{put_varint, take_varint};
-use types::{Batch, RecordKey, RecordKind, Remembered, RequestId, Seq, Stamp, WriteOutcome};
+use types::{Batch, Record, RecordKey, RecordKind, Remembered, RequestId, Seq, Stamp, WriteOutcome};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Requests {
@@ -116,6 +116,23 @@ impl Requests {
         self.order.len()
     }
 
+    /// P23: committed requests after `after` through `through` as records of the state, about `bytes_max` of them, and
+    /// the last seq among them. None: there are no more, and the records are what else the state keeps of requests.
+    pub(crate) fn page(&self, after: Seq, through: Seq, bytes_max: usize) -> (Vec<(RecordKey, Record)>, Option<Seq>) {
+        /// What one takes, at most about.
+        const REQUEST_BYTES: usize = 40;
+        let first = self.order.partition_point(|(seq, _)| *seq <= after);
+        let end = self.order.partition_point(|(seq, _)| *seq <= through);
+        let end = end.min(first + (bytes_max / REQUEST_BYTES).max(1));
+        let chunk: Vec<_> = self.order.range(first..end).copied().collect();
+        let (name, value) = match chunk.first() {
+            Some((seq, _)) => (Bytes::copy_from_slice(&seq.0.to_be_bytes()), encode_requests(&chunk)),
+            None => (Bytes::new(), encode_stamp(self.forgotten_before)),
+        };
+        let key = RecordKey { kind: RecordKind::Requests, name };
+        (vec![(key, Record { seq: through, value })], chunk.last().map(|(seq, _)| *seq))
+    }
+
     /// What the state must change to hold the committed requests after `after` through `through`.
     pub(crate) fn store(&mut self, after: Seq, through: Seq, changes: &mut Vec<Changed>) {
         let key = |name: Bytes| RecordKey { kind: RecordKind::Requests, name };
@@ -128,9 +145,7 @@ impl Requests {
         }
         if self.forgotten_before > self.stored_forgotten {
             self.stored_forgotten = self.forgotten_before;
-            let mut stamp = BytesMut::with_capacity(10);
-            put_varint(&mut stamp, self.forgotten_before.0);
-            changes.push((key(Bytes::new()), Some(stamp.freeze()), through));
+            changes.push((key(Bytes::new()), Some(encode_stamp(self.forgotten_before)), through));
         }
         if let Some((seq, _)) = chunk.first() {
             let newest = chunk.iter().map(|(_, r)| r.stamp).max().unwrap_or_default();
@@ -138,4 +153,10 @@ impl Requests {
             self.stored.push_back((*seq, newest));
         }
     }
+}
+
+fn encode_stamp(stamp: Stamp) -> Bytes {
+    let mut out = BytesMut::with_capacity(10);
+    put_varint(&mut out, stamp.0);
+    out.freeze()
 }

@@ -149,8 +149,9 @@ impl Replica {
             return;
         }
         let after = fetching.after;
-        // Trimmed at the source only below what every replica has: then the own log has it.
         if prev.seq > after && !self.log.holds(prev) {
+            // What is missing here is trimmed there: another member should be primary (P19).
+            effects.push(Effect::ReportStuck { term, unreachable: Vec::new() });
             return;
         }
         if !self.accept(entries, effects) {

@@ -41,7 +41,7 @@ impl Replica {
                 // P4: a record is a new, empty generation; the promise is kept or higher.
                 self.promised = self.promised.max(configuration.term);
                 let ended = self.generation;
-                self.generation = Generation(ended.0 + 1);
+                self.generation = self.new_generation();
                 self.reset(Standing::Member, effects);
                 // P5: what an ended generation left is never served, voted with or sent again.
                 self.delete(ended, effects);
@@ -91,16 +91,17 @@ impl Replica {
         }
     }
 
-    fn delete(&mut self, generation: Generation, effects: &mut Vec<Effect>) {
-        if generation > self.deleted {
-            self.deleted = generation;
-            self.delete_when_persisted(generation, effects);
+    pub(crate) fn delete(&mut self, generation: Generation, effects: &mut Vec<Effect>) {
+        if generation > Generation(0) && self.deleted.insert(generation) {
+            self.do_when_persisted(Effect::DeleteData { generation }, effects);
         }
     }
 
     /// Empties log, overlay and requests, and writes that down. The promise stays (P4).
     fn reset(&mut self, standing: Standing, effects: &mut Vec<Effect>) {
+        self.abandon_install(effects);
         self.standing = standing;
+        self.settled = Seq(0);
         self.log = Log::new(EntryId::ZERO, Vec::new());
         self.committed = Seq(0);
         self.held_by_all = Seq(0);
@@ -119,6 +120,8 @@ impl Replica {
             return;
         }
         self.promised = term;
+        // The sender's term is over.
+        self.abandon_install(effects);
         if !on(Mutant::P8) {
             self.abdicate(effects);
         }
@@ -130,6 +133,7 @@ impl Replica {
             return;
         }
         self.abdicate(effects);
+        self.abandon_install(effects);
         self.standing = Standing::OutOfService(None);
         self.persist(PersistRecord::Base(self.base()), effects);
         effects.push(Effect::ReportDamaged);

@@ -32,6 +32,12 @@ pub struct Counts {
     pub records_lost: u64,
     /// Committed entries, over all partitions.
     pub entries: u64,
+    /// Snapshots begun.
+    pub snapshots: u64,
+    /// Partitions whose members changed.
+    pub moved: u64,
+    /// Disks lost.
+    pub wiped: u64,
 }
 
 impl Counts {
@@ -48,6 +54,9 @@ impl Counts {
             crashes: self.crashes + other.crashes,
             records_lost: self.records_lost + other.records_lost,
             entries: self.entries + other.entries,
+            snapshots: self.snapshots + other.snapshots,
+            moved: self.moved + other.moved,
+            wiped: self.wiped + other.wiped,
         }
     }
 }

@@ -7,7 +7,8 @@
 
 use crate::random::Random;
 use replcore::{Apply, Base, MalformedRecord, PersistIndex, PersistRecord, Recovered, Recovery, Standing};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use types::{Entry, EntryId, Generation, NodeId, PartitionId, Record, RecordKey, RecordKind, Seq, Term, View};
 
@@ -53,8 +54,14 @@ impl Fold {
         self.entries.last().map_or(self.start, |entry| entry.id)
     }
 
+    /// The entry before the first one.
+    pub(crate) fn start(&self) -> EntryId {
+        self.start
+    }
+
+    /// What lies before the start came with a snapshot, and is committed.
     pub(crate) fn holds(&self, id: EntryId) -> bool {
-        id == self.start || self.get(id.seq).is_some_and(|entry| entry.id == id)
+        id == self.start || id.seq < self.start.seq || self.get(id.seq).is_some_and(|entry| entry.id == id)
     }
 }
 
@@ -91,7 +98,7 @@ pub(crate) struct Disk {
     /// The newest view that it has on disk (P5).
     pub(crate) view: Option<Arc<View>>,
     /// Partitions whose state can't be read (P3).
-    pub(crate) damaged: BTreeSet<PartitionId>,
+    damaged: BTreeMap<PartitionId, Generation>,
     records: VecDeque<Logged>,
     /// The place in the log of the first of `records`.
     first: u64,
@@ -109,7 +116,7 @@ impl Disk {
             id: None,
             starts: 0,
             view: None,
-            damaged: BTreeSet::new(),
+            damaged: BTreeMap::new(),
             records: VecDeque::new(),
             first: 0,
             durable: 0,
@@ -217,7 +224,8 @@ impl Disk {
 
     /// The oldest `count` unsaved changes are on disk.
     pub(crate) fn save(&mut self, count: usize) {
-        for (partition, apply) in self.unsaved.drain(..count.min(self.unsaved.len())) {
+        let count = count.min(self.unsaved.len());
+        for (partition, apply) in self.unsaved.drain(..count) {
             take_in(&mut self.saved, partition, &apply);
         }
     }
@@ -244,6 +252,61 @@ impl Disk {
         self.unsaved.retain(|(p, apply)| *p != partition || apply.generation != generation);
     }
 
+    /// Records of a generation after `after`, all kinds but requests, until they have `bytes_max` bytes.
+    pub(crate) fn page(
+        &self,
+        partition: PartitionId,
+        generation: Generation,
+        after: Option<&RecordKey>,
+        bytes_max: usize,
+    ) -> Vec<(RecordKey, Record)> {
+        let Some(kept) = self.live(partition, generation) else { return Vec::new() };
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut bytes = 0;
+        kept.records
+            .range((first, Bound::Unbounded))
+            .filter(|(key, _)| key.kind != RecordKind::Requests)
+            .take_while(|(key, record)| {
+                let fits = bytes < bytes_max;
+                bytes += key.name.len() + record.value.len();
+                fits
+            })
+            .map(|(key, record)| (key.clone(), record.clone()))
+            .collect()
+    }
+
+    /// P5: what a crash left of generations that have ended, or never began.
+    pub(crate) fn forget_other_generations(&mut self) {
+        let folds = &self.folds;
+        let present = |partition: PartitionId| folds[partition.0 as usize].durable.base.generation;
+        self.live.retain(|(partition, generation), _| *generation == present(*partition));
+        self.saved.retain(|(partition, generation), _| *generation == present(*partition));
+    }
+
+    /// A partition of which there is data that nobody should have.
+    pub(crate) fn surplus(&self, is_named: impl Fn(PartitionId) -> bool) -> Option<PartitionId> {
+        let present = |partition: PartitionId| self.folds(partition).written.base.generation;
+        let needless = |(partition, generation): &&(PartitionId, Generation)| {
+            *generation != present(*partition) || !is_named(*partition)
+        };
+        self.live.keys().find(needless).map(|(partition, _)| *partition)
+    }
+
+    /// The present state of the partition can't be read from now on.
+    pub(crate) fn damage(&mut self, partition: PartitionId) {
+        let generation = self.folds(partition).written.base.generation;
+        self.damaged.insert(partition, generation);
+    }
+
+    pub(crate) fn is_damaged(&self, partition: PartitionId) -> bool {
+        self.damaged.get(&partition).is_some_and(|damaged| *damaged == self.folds(partition).written.base.generation)
+    }
+
+    /// Partitions that are.
+    pub(crate) fn damaged(&self) -> Vec<PartitionId> {
+        self.damaged.keys().copied().filter(|partition| self.is_damaged(*partition)).collect()
+    }
+
     /// The place up to which no record has an entry that a partition still keeps; `first_kept` by partition.
     pub(crate) fn needless(&self, first_kept: &[Seq]) -> u64 {
         let needed = |logged: &Logged| match &logged.record {
@@ -265,7 +328,7 @@ impl Disk {
 
     /// Whether the partition votes for nothing (P3).
     pub(crate) fn is_out_of_service(&self, partition: PartitionId) -> bool {
-        self.damaged.contains(&partition)
+        self.is_damaged(partition)
             || matches!(self.folds(partition).written.base.standing, Standing::OutOfService(_))
     }
 }

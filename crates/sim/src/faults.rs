@@ -1,5 +1,9 @@
 //! What goes wrong: at intervals that chance decides, one fault of those that the plan allows, and later its end.
 
+mod members;
+
+pub(crate) use members::tidy_up;
+
 use crate::context::Context;
 use crate::group::Group;
 use crate::happening::{Group as OfGroup, Happening, Input, Process, ToGroup};
@@ -8,6 +12,7 @@ use crate::node::Node;
 use crate::plan::FaultWeights;
 use crate::queue::{MS, Micros};
 use types::PartitionId;
+use viewcore::Operation;
 
 /// One thing that a fault does, or undoes.
 #[derive(Clone, Debug)]
@@ -22,6 +27,8 @@ pub(crate) enum Fault {
     SlowDisk(usize, Micros),
     LoseLeader,
     Damage(usize, PartitionId),
+    Operate(Operation),
+    Wipe(usize),
 }
 
 impl Fault {
@@ -31,9 +38,11 @@ impl Fault {
         let node = ctx.random.index(nodes);
         let long = ctx.random.chance(250);
         let lasts = if long { ctx.between(300 * MS, 1_500 * MS) } else { ctx.between(MS, 300 * MS) };
-        let FaultWeights { crash, power_loss, pause, one_way, isolate, split, slow_disk, no_leader, damage, lag } =
-            ctx.plan.faults;
-        let weights = [crash, power_loss, pause, one_way, isolate, split, slow_disk, no_leader, damage, lag];
+        let faults = ctx.plan.faults;
+        let FaultWeights { crash, power_loss, pause, one_way, isolate, split, slow_disk, no_leader, .. } = faults;
+        let FaultWeights { damage, lag, members, wipe, .. } = faults;
+        let weights =
+            [crash, power_loss, pause, one_way, isolate, split, slow_disk, no_leader, damage, lag, members, wipe];
         let mut drawn = ctx.random.below(weights.iter().sum());
         let kind = weights.iter().position(|weight| {
             let here = drawn < *weight;
@@ -70,6 +79,8 @@ impl Fault {
                 let (links, lag) = (isolated(ctx, node), ctx.between(30 * MS, 1_500 * MS));
                 (vec![Fault::Lag(links.clone(), lag)], vec![Fault::Lag(links, 0)])
             }
+            Some(10) => members::draw(ctx, node),
+            Some(11) => (vec![Fault::Wipe(node)], vec![Fault::Restart(node)]),
             _ => (vec![], vec![]),
         };
         for fault in end {
@@ -110,7 +121,11 @@ impl Fault {
             Fault::Lag(links, lag) => links.iter().for_each(|(from, to)| ctx.network.lag(*from, *to, lag)),
             Fault::SlowDisk(node, slower) => nodes[node].slow_disk = slower,
             Fault::LoseLeader => group.lose_leader(),
-            Fault::Damage(node, partition) => damage(ctx, nodes, node, partition),
+            Fault::Damage(node, partition) => damage(ctx, nodes, group, node, partition),
+            Fault::Operate(operation) => {
+                ctx.after(0, Happening::ToGroup(ToGroup::Operate(operation)));
+            }
+            Fault::Wipe(node) => members::wipe(ctx, nodes, node),
         }
     }
 }
@@ -188,12 +203,14 @@ fn streams(ctx: &mut Context, nodes: &[Node], links: &[(Place, Place)], up: bool
 }
 
 /// At most one replica of a partition: two of three would stop it for good (P3).
-fn damage(ctx: &mut Context, nodes: &mut [Node], node: usize, partition: PartitionId) {
+fn damage(ctx: &mut Context, nodes: &mut [Node], group: &Group, node: usize, partition: PartitionId) {
     let out_of_service = ctx.disks.iter().any(|disk| disk.is_out_of_service(partition));
-    if out_of_service || !nodes[node].is_accepted() {
+    let configuration = group.view().and_then(|view| view.configuration(partition));
+    let can_bear_it = configuration.is_some_and(|configuration| configuration.replicas.len() >= 3);
+    if out_of_service || !can_bear_it || ctx.counts.wiped > 0 || !nodes[node].is_accepted() {
         return;
     }
-    ctx.disks[node].damaged.insert(partition);
+    ctx.disks[node].damage(partition);
     // Some damage is only found when somebody reads.
     if ctx.random.chance(500) {
         nodes[node].take(ctx, Input::Damaged(partition));
@@ -214,7 +231,7 @@ pub(crate) fn heal(ctx: &mut Context, nodes: &mut [Node], group: &mut Group) {
         if node.paused {
             node.resume(ctx);
         }
-        for partition in ctx.disks[place].damaged.clone() {
+        for partition in ctx.disks[place].damaged() {
             node.take(ctx, Input::Damaged(partition));
         }
     }
@@ -223,4 +240,5 @@ pub(crate) fn heal(ctx: &mut Context, nodes: &mut [Node], group: &mut Group) {
     if !group.has_leader() {
         ctx.after(0, Happening::Group(OfGroup::NewLeader));
     }
+    tidy_up(ctx, group);
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use types::{ClusterId, NodeId, PartitionCount, View};
 use viewcore::leader::{Effect, Event, Leader, LeaderSettings};
-use viewcore::{Bootstrap, ClusterState, Command, Done};
+use viewcore::{Bootstrap, ClusterState, Command, Done, Step};
 
 const TICK_EVERY: Micros = 50 * MS;
 const COMMIT: (Micros, Micros) = (MS, 12 * MS);
@@ -31,7 +31,7 @@ impl Group {
             cluster: ClusterId(7),
             partition_count: PartitionCount::new(ctx.plan.partitions).expect("a plan's partitions are a power of two"),
             replication: ctx.plan.replication,
-            expected_nodes: ctx.plan.nodes as u32,
+            expected_nodes: ctx.plan.founders as u32,
         };
         let settings = LeaderSettings { node_timeout_ms: ctx.plan.node_timeout_ms, bootstrap };
         ctx.after(0, Happening::Group(What::NewLeader));
@@ -40,6 +40,10 @@ impl Group {
 
     pub(crate) fn view(&self) -> Option<&Arc<View>> {
         self.state.view()
+    }
+
+    pub(crate) fn state(&self) -> &ClusterState {
+        &self.state
     }
 
     pub(crate) fn has_leader(&self) -> bool {
@@ -87,6 +91,7 @@ impl Group {
                 }
             }
             ToGroup::Suspect(node) => self.step(ctx, Event::Suspect(node)),
+            ToGroup::Operate(operation) => self.propose(ctx, Command::Operate(operation), Whose::Operator),
         }
     }
 
@@ -131,6 +136,9 @@ impl Group {
         let known: Vec<NodeId> = self.state.nodes().map(|node| node.id).collect();
         let epoch = self.state.epoch();
         let outcome = self.state.apply(command);
+        if let (Command::Change(change), Ok(_)) = (command, &outcome) {
+            ctx.counts.moved += change.steps.iter().filter(|(_, step)| matches!(step, Step::Members(_))).count() as u64;
+        }
         let at = ctx.now;
         ctx.trace.note(at, &[1, self.state.epoch().0], || format!("group: {command:?} -> {outcome:?}"));
         if let Some(alarm) = self.state.halted() {
@@ -161,7 +169,7 @@ impl Group {
             }
             // A refusal that ends by itself is met by asking again.
             (Whose::Registering { node, start }, Err(refusal)) if !refusal.code().is_retryable() => {
-                ctx.tell(node, start, FromGroup::Refused(refusal.to_string()));
+                ctx.tell(node, start, FromGroup::Refused(refusal));
             }
             (Whose::Activating { node, start, partition, term }, outcome) => {
                 let accepted = outcome.is_ok();
@@ -170,7 +178,7 @@ impl Group {
             (Whose::Damaged { node, start, partition }, Ok(Done::DamageNoted(epoch))) => {
                 ctx.tell(node, start, FromGroup::DamageNoted { partition, epoch });
             }
-            (Whose::Damaged { .. } | Whose::Registering { .. }, _) => {}
+            (Whose::Damaged { .. } | Whose::Registering { .. } | Whose::Operator, _) => {}
         }
     }
 

@@ -2,10 +2,12 @@
 
 use crate::faults::Fault;
 use bytes::Bytes;
-use replcore::{Answer, Apply, Message, Token};
+use replcore::{Answer, Apply, Message, SnapshotId, Token};
 use std::sync::Arc;
-use types::{Epoch, Incarnation, Mutation, NodeId, PartitionId, RequestId, Stamp, Term, View};
-use viewcore::{Command, Heartbeat, Registration};
+use types::{
+    Epoch, Generation, Incarnation, Mutation, NodeId, PartitionId, Record, RecordKey, RequestId, Stamp, Term, View,
+};
+use viewcore::{Command, Heartbeat, Operation, Refusal, Registration};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Happening {
@@ -54,11 +56,8 @@ pub(crate) enum Process {
     Synced {
         end: u64,
     },
-    /// The state has taken this in.
-    InState {
-        partition: PartitionId,
-        apply: Apply,
-    },
+    /// The state's thread is done with a job; it does them in order.
+    State(Job),
     ViewOnDisk(Arc<View>),
     /// Time to save the state.
     Checkpoint,
@@ -76,7 +75,9 @@ pub(crate) enum Process {
 pub(crate) enum Input {
     Peer { from: NodeId, partition: PartitionId, message: Message },
     Persisted { partition: PartitionId, through: replcore::PersistIndex },
-    Applied { partition: PartitionId, generation: types::Generation, through: types::EntryId },
+    Applied { partition: PartitionId, generation: Generation, through: types::EntryId },
+    Installed { partition: PartitionId, generation: Generation, number: u64 },
+    StateRead { partition: PartitionId, to: NodeId, snapshot: SnapshotId, records: Vec<(RecordKey, Record)> },
     View(Arc<View>),
     Group(FromGroup),
     Request(Request),
@@ -87,6 +88,25 @@ pub(crate) enum Input {
     PeerUp(NodeId),
     PeerDown(NodeId),
     Damaged(PartitionId),
+}
+
+/// What the state's thread is asked to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Job {
+    /// Committed changes.
+    Apply { partition: PartitionId, apply: Apply },
+    /// A part of a snapshot; with the last one everything is saved.
+    Install { partition: PartitionId, number: u64, last: bool, apply: Apply },
+    /// A page of the state for a snapshot.
+    Read {
+        partition: PartitionId,
+        to: NodeId,
+        snapshot: SnapshotId,
+        generation: Generation,
+        after: Option<RecordKey>,
+        bytes_max: usize,
+    },
+    Delete { partition: PartitionId, generation: Generation },
 }
 
 #[derive(Clone, Debug)]
@@ -125,6 +145,8 @@ pub(crate) enum ToGroup {
     Damaged { node: usize, start: u64, id: NodeId, partition: PartitionId },
     WantView { node: usize, start: u64, epoch: Epoch },
     Suspect(NodeId),
+    /// An operator's wish.
+    Operate(Operation),
 }
 
 #[derive(Clone, Debug)]
@@ -134,7 +156,7 @@ pub(crate) enum FromGroup {
         accepted_at: Epoch,
         view: Arc<View>,
     },
-    Refused(String),
+    Refused(Refusal),
     View(Arc<View>),
     /// The leader does not know this node's session.
     NoSession,
@@ -178,4 +200,5 @@ pub(crate) enum Whose {
     Registering { node: usize, start: u64 },
     Activating { node: usize, start: u64, partition: PartitionId, term: Term },
     Damaged { node: usize, start: u64, partition: PartitionId },
+    Operator,
 }

@@ -81,6 +81,11 @@ pub(crate) struct FaultWeights {
     pub(crate) split: u64,
     /// Everything to or from a node takes long.
     pub(crate) lag: u64,
+    /// An operator changes members: a node joins, is drained, is wanted again, should hold more or less; more or fewer
+    /// replicas; moves are paused or given up.
+    pub(crate) members: u64,
+    /// A node loses its disk for good.
+    pub(crate) wipe: u64,
     /// A node's disk takes long.
     pub(crate) slow_disk: u64,
     /// The viewleader group has no leader.
@@ -111,8 +116,12 @@ pub(crate) struct LinkQuality {
 pub(crate) struct Plan {
     /// The family.
     pub(crate) scenario: Scenario,
-    /// Storage nodes.
+    /// Places for storage nodes.
     pub(crate) nodes: usize,
+    /// Those that are there from the beginning; the others join later, or never.
+    pub(crate) founders: usize,
+    /// Failure domains that the places are spread over.
+    pub(crate) zones: usize,
     /// Partitions, a power of two.
     pub(crate) partitions: u32,
     /// Replicas of each.
@@ -175,8 +184,9 @@ impl Plan {
             Scenario::Storm,
         ][random.index(12)];
         let scenario = scenario.unwrap_or(drawn);
-        let nodes = random.between(3, 5) as usize;
-        let replication = if nodes == 5 && random.chance(300) { 5 } else { 3 };
+        let founders = random.between(3, 5) as usize;
+        let nodes = founders + random.between(0, 3) as usize;
+        let replication = if founders == 5 && random.chance(300) { 5 } else { 3 };
         let partitions = 1 << random.between(0, 2);
         let fast = random.chance(500);
         // Primaries come and go so quickly that most leave something unfinished.
@@ -189,10 +199,14 @@ impl Plan {
             resend_ticks: random.between(1, 6) as u32,
             stuck_ticks: random.between(10, 50) as u32,
             reads_waiting_max: 1000,
+            chunk_bytes_max: [1, 60, 400][random.index(3)],
+            log_bytes_max: [0, 300, 3_000, 16 << 20][random.index(4)],
         };
         Plan {
             scenario,
             nodes,
+            founders,
+            zones: [1, 1, 2, 3][random.index(4)],
             partitions,
             replication,
             clients: random.between(2, 8) as usize,
@@ -235,14 +249,19 @@ fn link(random: &mut Random, scenario: Scenario, fast: bool) -> LinkQuality {
 }
 
 fn faults(random: &mut Random, scenario: Scenario) -> FaultWeights {
-    let none = FaultWeights::default();
+    let none = FaultWeights { members: random.between(1, 5), ..FaultWeights::default() };
     let mut maybe = |weight: u64| if random.chance(600) { weight } else { 0 };
     match scenario {
         Scenario::Calm => none,
         Scenario::Network => FaultWeights { one_way: 3, isolate: 3, split: maybe(2), lag: maybe(4), ..none },
-        Scenario::Crashes => {
-            FaultWeights { crash: 4, power_loss: maybe(1), slow_disk: maybe(3), isolate: maybe(2), ..none }
-        }
+        Scenario::Crashes => FaultWeights {
+            crash: 4,
+            power_loss: maybe(1),
+            slow_disk: maybe(3),
+            isolate: maybe(2),
+            wipe: maybe(1),
+            ..none
+        },
         Scenario::Pauses => FaultWeights { pause: 4, isolate: maybe(1), lag: maybe(2), crash: maybe(1), ..none },
         Scenario::Viewleader => {
             FaultWeights { no_leader: 4, crash: maybe(2), pause: maybe(2), isolate: maybe(2), ..none }
@@ -259,6 +278,8 @@ fn faults(random: &mut Random, scenario: Scenario) -> FaultWeights {
             slow_disk: maybe(2),
             no_leader: maybe(2),
             damage: maybe(1),
+            wipe: maybe(1),
+            ..none
         },
     }
 }

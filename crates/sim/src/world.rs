@@ -68,7 +68,8 @@ impl World {
         ctx.trace.note(0, &numbers, || format!("{plan:?}"));
         let group = Group::new(&mut ctx);
         let mut nodes: Vec<Node> = (0..ctx.plan.nodes).map(|place| Node::new(place, &mut ctx)).collect();
-        for node in &mut nodes {
+        let founders = ctx.plan.founders;
+        for node in &mut nodes[..founders] {
             node.start(&mut ctx);
         }
         let clients: Vec<Client> = (0..ctx.plan.clients).map(|number| Client::new(number, &mut ctx)).collect();
@@ -154,7 +155,13 @@ impl World {
         if let Some(client) = self.clients.iter().position(|client| !client.is_done()) {
             return Err(Standstill::Waiting { client });
         }
-        invariants::nodes_at_rest(view, &self.nodes, &self.ctx.disks, &self.ctx.places)
+        invariants::nodes_at_rest(view, &self.nodes, &self.ctx.disks, &self.ctx.places)?;
+        let gone = Default::default();
+        let state = self.group.state();
+        match viewcore::plan::moving::plan(state, &gone).first() {
+            Some(planned) => Err(Standstill::ToMove(planned.partition)),
+            None => Ok(()),
+        }
     }
 
     fn look(&mut self) {
@@ -162,6 +169,7 @@ impl World {
             Ok(()) if self.nodes.iter().all(Node::is_idle) => self.finished = true,
             Ok(()) => self.ctx.after(LOOK_EVERY, Happening::Look),
             Err(standstill) => {
+                faults::tidy_up(&mut self.ctx, &self.group);
                 let plan = &self.ctx.plan;
                 if self.ctx.now > PEACE + plan.busy + plan.heal_max {
                     let waited = plan.heal_max / MS / 1000;

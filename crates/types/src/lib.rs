@@ -21,4 +21,4 @@ pub use ids::{BootNonce, ClusterId, Epoch, Generation, Incarnation, NodeId, Part
 pub use position::{PartitionCount, Position};
 pub use record::{Record, RecordKey, RecordKind};
 pub use request::{Condition, Mutation, MutationKind, RequestId, Stamp, WriteOutcome};
-pub use view::{Configuration, NodeInfo, View, ViewDelta, ViewError};
+pub use view::{Configuration, Duty, NodeInfo, View, ViewDelta, ViewError};

@@ -47,6 +47,37 @@ impl Configuration {
     }
 }
 
+/// What an operator wants of a node. The numbers travel: never reuse one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Duty {
+    /// Carries its share.
+    #[default]
+    Active,
+    /// Keeps what it has, and is given nothing.
+    Cordoned,
+    /// Gives everything away; when it holds nothing it can be stopped and removed.
+    Draining,
+    /// Is gone for good: its replicas are rebuilt elsewhere, then it is forgotten.
+    Removed,
+}
+
+impl Duty {
+    /// Its number on the wire.
+    pub fn number(self) -> u32 {
+        self as u32
+    }
+
+    /// The duty with this number, if there is one.
+    pub fn from_number(number: u32) -> Option<Duty> {
+        [Duty::Active, Duty::Cordoned, Duty::Draining, Duty::Removed].into_iter().find(|duty| duty.number() == number)
+    }
+
+    /// Whether the node is to hold nothing.
+    pub fn leaves(self) -> bool {
+        matches!(self, Duty::Draining | Duty::Removed)
+    }
+}
+
 /// A storage node as the viewleader group knows it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NodeInfo {
@@ -66,6 +97,8 @@ pub struct NodeInfo {
     pub accepted_at: Epoch,
     /// Whether the group believes it alive.
     pub alive: bool,
+    /// What an operator wants of it.
+    pub duty: Duty,
 }
 
 /// The cluster at one epoch. Only the viewleader group changes it.
@@ -83,6 +116,8 @@ pub struct View {
     pub nodes: BTreeMap<NodeId, NodeInfo>,
     /// By partition id; empty until the first partition map is committed.
     pub configurations: Vec<Arc<Configuration>>,
+    /// What a node sends at most to fill others, in bytes per second; 0: as fast as it can.
+    pub fill_bytes_per_second: u64,
 }
 
 /// What changed between two epochs.
@@ -98,6 +133,10 @@ pub struct ViewDelta {
     pub removed: Vec<NodeId>,
     /// Configurations that have changed, by ascending partition.
     pub configurations: Vec<(PartitionId, Arc<Configuration>)>,
+    /// As in the newer view.
+    pub replication: u8,
+    /// As in the newer view.
+    pub fill_bytes_per_second: u64,
 }
 
 /// A delta that does not fit the view it is applied to.
@@ -126,6 +165,7 @@ impl View {
             replication,
             nodes: BTreeMap::new(),
             configurations: Vec::new(),
+            fill_bytes_per_second: 0,
         }
     }
 
@@ -175,6 +215,8 @@ impl View {
         for node in &delta.removed {
             self.nodes.remove(node);
         }
+        self.replication = delta.replication;
+        self.fill_bytes_per_second = delta.fill_bytes_per_second;
         self.epoch = delta.to;
         Ok(())
     }
@@ -190,7 +232,15 @@ impl View {
             .filter(|(p, c)| older.configuration(*p) != Some(*c))
             .map(|(p, c)| (p, c.clone()))
             .collect();
-        ViewDelta { from: older.epoch, to: self.epoch, nodes, removed, configurations }
+        ViewDelta {
+            from: older.epoch,
+            to: self.epoch,
+            nodes,
+            removed,
+            configurations,
+            replication: self.replication,
+            fill_bytes_per_second: self.fill_bytes_per_second,
+        }
     }
 }
 
@@ -201,6 +251,7 @@ mod tests {
     fn view(epoch: u64, nodes: &[u64], primaries: &[u64]) -> View {
         let mut view = View::new(ClusterId(7), PartitionCount::new(4).unwrap(), 3);
         view.epoch = Epoch(epoch);
+        view.fill_bytes_per_second = epoch;
         for id in nodes {
             let node = NodeInfo {
                 id: NodeId(*id),
@@ -211,6 +262,7 @@ mod tests {
                 incarnation: Incarnation(1),
                 accepted_at: Epoch(1),
                 alive: true,
+                duty: Duty::Active,
             };
             view.nodes.insert(node.id, node);
         }

@@ -3,7 +3,7 @@
 //! The encoding names variants and fields by their place: append, never reorder or remove.
 
 use serde::{Deserialize, Serialize};
-use types::{BootNonce, ClusterId, Epoch, ErrorCode, Incarnation, NodeId, PartitionCount, PartitionId, Term};
+use types::{BootNonce, ClusterId, Duty, Epoch, ErrorCode, Incarnation, NodeId, PartitionCount, PartitionId, Term};
 
 /// One entry of the group's log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -28,6 +28,56 @@ pub enum Command {
         /// Which of its replicas.
         partition: PartitionId,
     },
+    /// An operator wants something.
+    Operate(Operation),
+}
+
+/// What an operator can ask for. Refused at once, with the reason, where it can't succeed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Operation {
+    /// A node's duty.
+    SetDuty {
+        /// Which node.
+        node: NodeId,
+        /// What it is to do.
+        duty: Duty,
+    },
+    /// A node's share relative to others; from now on the node's own setting counts no more.
+    SetWeight {
+        /// Which node.
+        node: NodeId,
+        /// At least 1.
+        weight: u32,
+    },
+    /// Settings of the whole cluster; what is `None` stays.
+    Configure(Configure),
+    /// No replica begins to move; those that move already go on.
+    PauseMoves,
+    /// Replicas move again.
+    ResumeMoves,
+    /// As [`Operation::PauseMoves`], and learners that are being filled are given up.
+    AbortMoves,
+    /// Partitions that lost the majority of their members go on with those that are left. What only the others had is
+    /// lost. `None`: with an empty replica on any node, everything is lost.
+    Recover {
+        /// The epoch of the view that the operator was shown: on any other it is refused.
+        planned_on: Epoch,
+        /// By ascending partition, its members from now on, the first to lead before the others.
+        survivors: Vec<(PartitionId, Vec<NodeId>)>,
+    },
+}
+
+/// Settings of the whole cluster that can change while it runs.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Configure {
+    /// Replicas that each partition should have.
+    pub replication: Option<u8>,
+    /// How long a node may be dead before its replicas are rebuilt elsewhere, in milliseconds.
+    pub replace_after_ms: Option<u64>,
+    /// What a node sends at most to fill others, in bytes per second; 0: as fast as it can.
+    pub fill_bytes_per_second: Option<u64>,
+    /// Replicas that one node receives at a time, and sends at a time.
+    pub moves_per_node: Option<u32>,
 }
 
 /// Settings that a cluster keeps for ever.
@@ -84,6 +134,48 @@ pub struct Change {
     /// New orders of replicas, the primary first, by ascending partition. Before the first map: all partitions'
     /// replicas. Afterwards: the same members; the order that is there already asks for a new term alone.
     pub placements: Vec<(PartitionId, Vec<NodeId>)>,
+    /// Steps of partitions whose members change, by ascending partition; none of them is in `placements`.
+    pub steps: Vec<(PartitionId, Step)>,
+    /// Nodes that hold nothing and are forgotten.
+    pub forgotten: Vec<NodeId>,
+}
+
+impl Change {
+    /// A change of nothing.
+    pub fn new(planned_on: Epoch, cause: Cause) -> Change {
+        Change {
+            planned_on,
+            cause,
+            dead: Vec::new(),
+            alive: Vec::new(),
+            placements: Vec::new(),
+            steps: Vec::new(),
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// The change, unless it changes nothing.
+    pub fn if_any(self) -> Option<Change> {
+        let lists = [&self.dead, &self.alive, &self.forgotten];
+        let any = lists.iter().any(|nodes| !nodes.is_empty()) || !self.placements.is_empty() || !self.steps.is_empty();
+        any.then_some(self)
+    }
+}
+
+/// One step of a partition whose members change (P21): a learner, then a member instead of another, then activated.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Step {
+    /// A learner is named: it is filled, and counts for nothing.
+    Fill {
+        /// The learner.
+        joins: NodeId,
+        /// Who goes when it is full; `None`: the partition has too few replicas.
+        leaves: Option<NodeId>,
+    },
+    /// The members are these from now on, the primary first. The learner is one of them, or none any more.
+    Members(Vec<NodeId>),
+    /// The learner is given up.
+    GiveUp,
 }
 
 /// Why a view changes.
@@ -95,6 +187,8 @@ pub enum Cause {
     Failover,
     /// Primaries are spread evenly again.
     Balance,
+    /// Members change: nodes join, leave, are lost, or are to hold more or less.
+    Rebalance,
 }
 
 /// What applying a command did. Deterministic: the same on every member.
@@ -118,6 +212,8 @@ pub enum Done {
     Activated,
     /// The damage is recorded with this epoch (P3).
     DamageNoted(Epoch),
+    /// The operation is carried out, or was before; the view has this epoch.
+    Operated(Epoch),
 }
 
 /// A command that changed nothing, and why: one line for a person.
@@ -186,6 +282,12 @@ pub enum Refusal {
         /// The term presented.
         presented: Term,
     },
+    /// An operation that can't succeed: why, and what to do instead.
+    #[error("{0}")]
+    Operation(String),
+    /// The node was removed from the cluster for good.
+    #[error("node {0} was removed from the cluster; start with an empty --data-dir to join as a new node")]
+    Forgotten(NodeId),
     /// The cluster has no such partition, or no map yet.
     #[error("there is no {0}")]
     NoSuchPartition(PartitionId),
@@ -203,6 +305,8 @@ impl Refusal {
             Refusal::Halted(_) => ErrorCode::Unavailable,
             Refusal::UnknownNode(_)
             | Refusal::StaleDirectory { .. }
+            | Refusal::Operation(_)
+            | Refusal::Forgotten(_)
             | Refusal::StalePlan { .. }
             | Refusal::StaleTerm { .. } => ErrorCode::Refused,
         }

@@ -8,6 +8,7 @@ use crate::detector::Detector;
 use crate::observed::{Heartbeat, Observed};
 use crate::patience::Patience;
 use crate::plan;
+use crate::plan::moving::Planned;
 use crate::state::ClusterState;
 use std::collections::{BTreeMap, BTreeSet};
 use types::{NodeId, PartitionId, Term};
@@ -106,6 +107,9 @@ pub struct Leader {
     held_back: BTreeSet<NodeId>,
     proposing: bool,
     unrest_ms: u64,
+    /// Since when nodes have been dead, as far as this leader knows.
+    dead_since_ms: BTreeMap<NodeId, u64>,
+    planned: Planned,
 }
 
 impl Leader {
@@ -122,6 +126,8 @@ impl Leader {
             stuck: BTreeMap::new(),
             held_back: BTreeSet::new(),
             proposing: false,
+            dead_since_ms: BTreeMap::new(),
+            planned: Planned::default(),
             unrest_ms: now_ms,
         }
     }
@@ -148,6 +154,13 @@ impl Leader {
         self.detector.tick(now_ms);
         match event {
             Event::Tick => {
+                for node in state.nodes() {
+                    if node.alive {
+                        self.dead_since_ms.remove(&node.id);
+                    } else {
+                        self.dead_since_ms.entry(node.id).or_insert(now_ms);
+                    }
+                }
                 // A node that lost its session and whose port was still open may be closing it just now.
                 let without_session: Vec<NodeId> =
                     state.nodes().map(|node| node.id).filter(|node| !self.sessions.contains(node)).collect();
@@ -258,13 +271,26 @@ impl Leader {
         if let Some(change) = self.next_stuck(now_ms, state) {
             return Some(change);
         }
+        let gone = self.gone(now_ms, state);
+        let shunned = avoid.union(&self.held_back).copied().collect();
+        if let Some(change) = plan::moving::steps(state, &self.observed, &gone, &shunned, &mut self.planned) {
+            self.unrest_ms = now_ms;
+            return Some(change);
+        }
         if now_ms.saturating_sub(self.unrest_ms) < BALANCE_AFTER_MS {
             return None;
         }
         // Whether or not there is something to do: planning this is the dearest part of a tick.
         self.unrest_ms = now_ms;
-        let avoid = avoid.union(&self.held_back).copied().collect();
-        plan::balance(state, &self.observed, &avoid, BALANCE_MOVES_MAX)
+        plan::balance(state, &self.observed, &shunned, BALANCE_MOVES_MAX)
+    }
+
+    /// Nodes that have been dead for so long that their replicas are rebuilt elsewhere.
+    pub fn gone(&self, now_ms: u64, state: &ClusterState) -> BTreeSet<NodeId> {
+        let patience_ms = state.policy().replace_after_ms;
+        let over = |since_ms: &u64| now_ms.saturating_sub(*since_ms) >= patience_ms;
+        let dead = state.nodes().filter(|node| !node.alive).map(|node| node.id);
+        dead.filter(|node| self.dead_since_ms.get(node).is_some_and(over)).collect()
     }
 
     /// Everything stuck that may move now, in one change.

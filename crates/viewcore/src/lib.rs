@@ -12,20 +12,24 @@
 //! epoch, however many partitions it touches; a node id is minted once.
 //!
 //! Deliberately absent: clocks (time arrives as an argument, in milliseconds), randomness, I/O, and every word of Raft.
-//! Changes of a partition's members are not planned here yet: nodes that join after the first map hold no partitions.
 
 pub mod apply;
+mod change;
 pub mod command;
 pub mod detector;
 pub mod leader;
+mod operations;
 pub mod observed;
 pub mod patience;
 pub mod plan;
+mod registration;
 pub mod state;
 pub mod status;
 
-pub use command::{Bootstrap, Cause, Change, Command, Done, Outcome, Refusal, Registration};
+pub use command::{
+    Bootstrap, Cause, Change, Command, Configure, Done, Operation, Outcome, Refusal, Registration, Step,
+};
 pub use detector::Detector;
 pub use leader::{Effect, Event, Leader, LeaderSettings};
 pub use observed::{Heartbeat, Observed, Serving};
-pub use state::ClusterState;
+pub use state::{ClusterState, Move, Policy, Recovery};

@@ -25,6 +25,8 @@ pub struct Serving {
     pub term: Term,
     /// Followers whose log is behind by more than a moment.
     pub behind: BTreeSet<NodeId>,
+    /// The learner, once its log is behind by no more than a moment.
+    pub filled: Option<NodeId>,
 }
 
 /// What a node last said about itself.
@@ -42,7 +44,7 @@ pub struct NodeFacts {
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     facts: BTreeMap<NodeId, NodeFacts>,
-    serving: BTreeMap<(PartitionId, NodeId), (Term, BTreeSet<NodeId>)>,
+    serving: BTreeMap<(PartitionId, NodeId), Serving>,
 }
 
 impl Observed {
@@ -54,11 +56,11 @@ impl Observed {
     /// Takes in a heartbeat whose partitions exist.
     pub fn heartbeat(&mut self, node: NodeId, heartbeat: &Heartbeat) {
         self.facts.insert(node, NodeFacts { epoch: heartbeat.epoch, keys: heartbeat.keys, bytes: heartbeat.bytes });
-        for Serving { partition, term, behind } in &heartbeat.serving {
-            if *term == Term(0) {
-                self.serving.remove(&(*partition, node));
+        for serving in &heartbeat.serving {
+            if serving.term == Term(0) {
+                self.serving.remove(&(serving.partition, node));
             } else {
-                self.serving.insert((*partition, node), (*term, behind.clone()));
+                self.serving.insert((serving.partition, node), serving.clone());
             }
         }
     }
@@ -70,6 +72,15 @@ impl Observed {
 
     /// The replicas that are behind, if `primary` serves the partition at `term`; `None` if it does not.
     pub fn behind(&self, partition: PartitionId, primary: NodeId, term: Term) -> Option<&BTreeSet<NodeId>> {
-        self.serving.get(&(partition, primary)).filter(|(serves_at, _)| *serves_at == term).map(|(_, behind)| behind)
+        self.serving(partition, primary, term).map(|serving| &serving.behind)
+    }
+
+    /// The learner that is filled, if `primary` serves the partition at `term` and says so.
+    pub fn filled(&self, partition: PartitionId, primary: NodeId, term: Term) -> Option<NodeId> {
+        self.serving(partition, primary, term)?.filled
+    }
+
+    fn serving(&self, partition: PartitionId, primary: NodeId, term: Term) -> Option<&Serving> {
+        self.serving.get(&(partition, primary)).filter(|serving| serving.term == term)
     }
 }

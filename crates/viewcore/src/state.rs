@@ -22,6 +22,54 @@ pub struct ClusterState {
     pub(crate) out_of_service: BTreeMap<(PartitionId, NodeId), Epoch>,
     /// Why the group stopped changing anything, if it did (P20).
     pub(crate) halted: Option<String>,
+    /// Partitions with a learner, and who goes when it is full.
+    pub(crate) moves: BTreeMap<PartitionId, Move>,
+    /// What operators can set.
+    pub(crate) policy: Policy,
+    /// Weights that an operator set: the nodes' own settings count no more.
+    pub(crate) weights: BTreeMap<NodeId, u32>,
+    /// Recoveries that gave up what a majority had: for ever, the newest [`RECOVERIES_MAX`].
+    pub(crate) recoveries: Vec<Recovery>,
+}
+
+/// Most recoveries that are remembered.
+pub const RECOVERIES_MAX: usize = 64;
+
+/// A partition's learner, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Move {
+    /// Who is being filled.
+    pub joins: NodeId,
+    /// Who goes when it is full; `None`: the partition has too few replicas.
+    pub leaves: Option<NodeId>,
+    /// The epoch at which it began.
+    pub begun: Epoch,
+}
+
+/// What operators can set about how replicas move.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Policy {
+    /// No replica begins to move.
+    pub paused: bool,
+    /// How long a node may be dead before its replicas are rebuilt elsewhere, in milliseconds.
+    pub replace_after_ms: u64,
+    /// Replicas that one node receives at a time, and sends at a time.
+    pub moves_per_node: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy { paused: false, replace_after_ms: 600_000, moves_per_node: 4 }
+    }
+}
+
+/// Partitions that went on without a majority of their members, by an operator's order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The epoch that it made.
+    pub epoch: Epoch,
+    /// Each partition's members before, and after.
+    pub partitions: Vec<(PartitionId, Vec<NodeId>, Vec<NodeId>)>,
 }
 
 impl ClusterState {
@@ -73,6 +121,27 @@ impl ClusterState {
     /// Whether the node is believed alive.
     pub fn is_alive(&self, node: NodeId) -> bool {
         self.node(node).is_some_and(|node| node.alive)
+    }
+
+    /// Partitions with a learner.
+    pub fn moves(&self) -> &BTreeMap<PartitionId, Move> {
+        &self.moves
+    }
+
+    /// How replicas move.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Recoveries that operators ordered.
+    pub fn recoveries(&self) -> &[Recovery] {
+        &self.recoveries
+    }
+
+    /// Whether enough of `members` can vote on the partition.
+    pub fn has_majority(&self, partition: PartitionId, members: &[NodeId]) -> bool {
+        let usable = members.iter().filter(|node| self.is_usable(partition, **node)).count();
+        usable >= Configuration::majority_of(members)
     }
 
     /// Whether the node's replica of this partition can vote: alive, and not out of service (P3).

@@ -65,7 +65,7 @@ fn steps() -> impl Strategy<Value = Step> {
             let named = |nodes: Vec<u64>| nodes.into_iter().map(NodeId).collect();
             let placements = placements.into_iter().map(|(p, nodes)| (PartitionId(p), named(nodes))).collect();
             let (dead, alive) = (vec![NodeId(planned_on)], vec![]);
-            Command::Change(Change { planned_on: Epoch(planned_on), cause: Cause::Balance, dead, alive, placements })
+            Command::Change(Change { dead, alive, placements, ..Change::new(Epoch(planned_on), Cause::Balance) })
         });
     prop_oneof![
         (nodes(6), nodes(6), nodes(6)).prop_map(|(dead, alive, avoid)| {

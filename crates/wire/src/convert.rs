@@ -5,6 +5,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use types::limits::{COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use types::{
+    Duty,
     ClusterId, Condition, Configuration, Entry, EntryId, Epoch, ErrorCode, Incarnation, Mutation, MutationKind, NodeId,
     NodeInfo, PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, View, ViewDelta,
 };
@@ -127,6 +128,7 @@ impl From<&NodeInfo> for v1::Node {
             incarnation: n.incarnation.0,
             accepted_at: n.accepted_at.0,
             alive: n.alive,
+            duty: n.duty.number(),
         }
     }
 }
@@ -147,6 +149,7 @@ impl TryFrom<v1::Node> for NodeInfo {
             incarnation: Incarnation(n.incarnation),
             accepted_at: Epoch(n.accepted_at),
             alive: n.alive,
+            duty: Duty::from_number(n.duty).ok_or_else(|| malformed("an unknown duty of a node"))?,
         })
     }
 }
@@ -160,6 +163,7 @@ impl From<&View> for v1::View {
             replication: u32::from(v.replication),
             nodes: v.nodes.values().map(Into::into).collect(),
             configurations: v.configurations.iter().map(|c| c.as_ref().into()).collect(),
+            fill_bytes_per_second: v.fill_bytes_per_second,
         }
     }
 }
@@ -172,6 +176,7 @@ impl TryFrom<v1::View> for View {
         let replication = u8::try_from(v.replication).map_err(|_| malformed("a replication factor above 255"))?;
         let mut view = View::new(cluster_from_wire(&v.cluster)?, partition_count, replication);
         view.epoch = Epoch(v.epoch);
+        view.fill_bytes_per_second = v.fill_bytes_per_second;
         for node in v.nodes {
             let node = NodeInfo::try_from(node)?;
             view.nodes.insert(node.id, node);
@@ -198,6 +203,8 @@ impl From<&ViewDelta> for v1::ViewDelta {
                 .iter()
                 .map(|(p, c)| v1::PlacedConfiguration { partition: p.0, configuration: Some(c.as_ref().into()) })
                 .collect(),
+            replication: u32::from(d.replication),
+            fill_bytes_per_second: d.fill_bytes_per_second,
         }
     }
 }
@@ -219,6 +226,8 @@ impl TryFrom<v1::ViewDelta> for ViewDelta {
                     Ok((PartitionId(placed.partition), Arc::new(configuration.try_into()?)))
                 })
                 .collect::<Result<_, Malformed>>()?,
+            replication: u8::try_from(d.replication).map_err(|_| malformed("a replication factor above 255"))?,
+            fill_bytes_per_second: d.fill_bytes_per_second,
         })
     }
 }

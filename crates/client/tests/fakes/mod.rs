@@ -28,6 +28,7 @@ pub(crate) fn view(epoch: u64, nodes: &[(u64, &str)]) -> View {
             incarnation: Incarnation(1),
             accepted_at: Epoch(1),
             alive: true,
+            duty: types::Duty::Active,
         };
         view.nodes.insert(node.id, node);
     }

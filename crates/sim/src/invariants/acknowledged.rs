@@ -1,26 +1,37 @@
-//! What is committed, and so everything that is acknowledged, is on the disks of a majority (P2, P9); and the number of
-//! replicas that an answer names is not more than there are.
+//! What is committed, and so everything that is acknowledged, is on the disks of a majority (P2, P9): of the members of
+//! some configuration that may have committed it; and the number of replicas that an answer names is not more than hold it.
 
 use super::{Scene, Verdict};
 use replcore::Replica;
-use types::{Configuration, EntryId, NodeId, Seq};
+use std::collections::BTreeMap;
+use types::{Configuration, EntryId, NodeId, Seq, Term};
 
-pub(super) fn committed(scene: Scene<'_>, members: &[NodeId], id: EntryId) -> Verdict {
-    let holders = scene.holders(members, id);
-    if holders < Configuration::majority_of(members) {
-        return Err(format!("calls {id:?} committed, which is on the disks of {holders} of {}", members.len()));
+/// Members of every configuration that there was.
+pub(super) type Members = BTreeMap<Term, Vec<NodeId>>;
+
+pub(super) fn committed(scene: Scene<'_>, members: &Members, id: EntryId) -> Verdict {
+    let enough = |members: &Vec<NodeId>| scene.holders(members, id) >= Configuration::majority_of(members);
+    if !members.range(id.term..).any(|(_, members)| enough(members)) {
+        return Err(format!("calls {id:?} committed, which is on the disks of no majority"));
     }
     Ok(())
 }
 
-pub(super) fn check(scene: Scene<'_>, replica: &Replica, members: &[NodeId], version: Seq, durable_on: u32) -> Verdict {
+pub(super) fn check(scene: Scene<'_>, replica: &Replica, members: &Members, version: Seq, durable_on: u32) -> Verdict {
     if version > replica.base().committed {
         return Err(format!("acknowledges {version} and has committed {}", replica.base().committed));
     }
-    let entry = scene.folds().written.get(version).ok_or_else(|| format!("acknowledges {version}, which it lacks"))?;
-    let holders = scene.holders(members, entry.id);
-    if holders < Configuration::majority_of(members) || holders < durable_on as usize {
-        return Err(format!("acknowledges {:?} as on {durable_on} disks; it is on {holders}", entry.id));
+    let written = &scene.folds().written;
+    let Some(entry) = written.get(version) else {
+        return match version <= written.start().seq {
+            true => Ok(()),
+            false => Err(format!("acknowledges {version}, which it lacks")),
+        };
+    };
+    committed(scene, members, entry.id)?;
+    let holds = |members: &Vec<NodeId>| scene.holders(members, entry.id) >= durable_on as usize;
+    if !members.range(entry.id.term..).any(|(_, members)| holds(members)) {
+        return Err(format!("acknowledges {:?} as on {durable_on} disks; it is on fewer", entry.id));
     }
     Ok(())
 }

@@ -102,6 +102,9 @@ impl Watch {
 
     /// A replica is about to write a record.
     pub(crate) fn writing(&mut self, scene: Scene<'_>, record: &PersistRecord) {
+        if matches!(record, PersistRecord::Reset(_)) {
+            self.chosen.begins_anew(scene);
+        }
         let verdict = truncation::check(&self.chosen, scene, record);
         self.note("truncation", scene, verdict);
     }
@@ -115,8 +118,7 @@ impl Watch {
             match self.chosen.next(scene, base.committed) {
                 Ok(None) => return,
                 Ok(Some(entry)) => {
-                    let members = self.terms.members(scene.partition);
-                    let verdict = acknowledged::committed(scene, &members, entry.id);
+                    let verdict = acknowledged::committed(scene, self.terms.members(scene.partition), entry.id);
                     self.note("acknowledged", scene, verdict);
                     let verdict = self.once.committed(scene.partition, &entry);
                     self.note("once", scene, verdict);
@@ -136,7 +138,7 @@ impl Watch {
     /// A write is answered as done.
     pub(crate) fn acknowledging(&mut self, scene: Scene<'_>, replica: &Replica, version: types::Seq, durable_on: u32) {
         let members = self.terms.members(scene.partition);
-        let verdict = acknowledged::check(scene, replica, &members, version, durable_on);
+        let verdict = acknowledged::check(scene, replica, members, version, durable_on);
         self.note("acknowledged", scene, verdict);
     }
 

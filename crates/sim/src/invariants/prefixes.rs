@@ -27,6 +27,11 @@ impl Chosen {
         self.entries.iter().map(|entries| entries.len() as u64).sum()
     }
 
+    /// The replica's log begins anew.
+    pub(super) fn begins_anew(&mut self, scene: Scene<'_>) {
+        self.compared[scene.node][scene.partition.0 as usize] = Seq(0);
+    }
+
     pub(super) fn crashed(&mut self, node: usize) {
         self.compared[node].fill(Seq(0));
     }
@@ -38,6 +43,14 @@ impl Chosen {
         let compared = &mut self.compared[scene.node][partition];
         let chosen = &mut self.entries[partition];
         let own = &scene.folds().written;
+        // What lies before came with a snapshot.
+        let start = own.start().seq;
+        if *compared < start {
+            if chosen.len() < start.0 as usize {
+                return Err(format!("has a snapshot at {start}; only {} entries are committed", chosen.len()));
+            }
+            *compared = start;
+        }
         while *compared < committed {
             let seq = compared.next();
             let entry = own.get(seq).ok_or_else(|| format!("calls {seq} committed and has not written it"))?;

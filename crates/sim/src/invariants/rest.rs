@@ -17,6 +17,9 @@ pub(crate) enum Standstill {
     Behind { partition: PartitionId, node: NodeId, what: String },
     Differs { partition: PartitionId, node: NodeId, from: NodeId },
     Waiting { client: usize },
+    Moving(PartitionId),
+    ToMove(PartitionId),
+    Surplus { partition: PartitionId, node: NodeId },
 }
 
 impl fmt::Display for Standstill {
@@ -29,6 +32,9 @@ impl fmt::Display for Standstill {
             Standstill::Differs { partition, node, from } => {
                 write!(f, "the state of {partition} on {node} is not that on {from}")
             }
+            Standstill::Moving(partition) => write!(f, "{partition} is not activated, or has a learner"),
+            Standstill::ToMove(partition) => write!(f, "{partition} should move and does not"),
+            Standstill::Surplus { partition, node } => write!(f, "{node} keeps data of {partition}"),
             Standstill::Waiting { client } => write!(f, "client {client} waits for an answer"),
         }
     }
@@ -45,6 +51,9 @@ pub(crate) fn nodes(
         return Err(Standstill::Down(down));
     }
     for (partition, configuration) in view.partition_count.ids().zip(&view.configurations) {
+        if !configuration.is_activated() || configuration.learner.is_some() {
+            return Err(Standstill::Moving(partition));
+        }
         let primary = configuration.primary().unwrap_or_default();
         let replica = |id: NodeId| places.get(&id).and_then(|at| nodes[*at].replica(partition));
         let leads = replica(primary).ok_or(Standstill::Unserved(partition))?;
@@ -55,9 +64,6 @@ pub(crate) fn nodes(
         for id in &configuration.replicas {
             let behind = |what: String| Standstill::Behind { partition, node: *id, what };
             let disk = places.get(id).map(|at| &disks[*at]).ok_or_else(|| behind("unknown".into()))?;
-            if disk.is_out_of_service(partition) {
-                continue;
-            }
             let replica = replica(*id).ok_or_else(|| behind("no replica".into()))?;
             let (end, committed, applied) = (replica.last(), replica.base().committed, replica.applied());
             if end != leads.last() || committed != end.seq || applied != end {
@@ -72,6 +78,13 @@ pub(crate) fn nodes(
                 }
                 Some(_) => {}
             }
+        }
+    }
+    for disk in disks {
+        let node = disk.id.unwrap_or_default();
+        let is_named = |partition| view.configuration(partition).is_some_and(|configuration| configuration.names(node));
+        if let Some(partition) = disk.surplus(is_named) {
+            return Err(Standstill::Surplus { partition, node });
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Terms grow: a promise never falls, not even through a crash (P1, P2); views follow each other by one epoch, and a
 //! partition's term grows with every change of its order (P18).
 
+use super::acknowledged::Members;
 use super::{Scene, Verdict};
 use crate::disk::Disk;
 use std::collections::BTreeMap;
@@ -13,6 +14,10 @@ pub(super) struct Terms {
     epoch: Epoch,
     /// Each partition's term now, and its members.
     present: Vec<(Term, Vec<NodeId>)>,
+    /// Each partition's members by term.
+    members: Vec<Members>,
+    /// The members of each partition's last activated configuration.
+    activated: Vec<Vec<NodeId>>,
     primaries: BTreeMap<(PartitionId, Term), NodeId>,
 }
 
@@ -22,12 +27,14 @@ impl Terms {
             promised: vec![vec![Term(0); partitions as usize]; nodes],
             epoch: Epoch(0),
             present: vec![(Term(0), Vec::new()); partitions as usize],
+            members: vec![Members::new(); partitions as usize],
+            activated: vec![Vec::new(); partitions as usize],
             primaries: BTreeMap::new(),
         }
     }
 
-    pub(super) fn members(&self, partition: PartitionId) -> Vec<NodeId> {
-        self.present[partition.0 as usize].1.clone()
+    pub(super) fn members(&self, partition: PartitionId) -> &Members {
+        &self.members[partition.0 as usize]
     }
 
     pub(super) fn primary(&self, partition: PartitionId, term: Term) -> Option<NodeId> {
@@ -67,6 +74,24 @@ impl Terms {
             if let Some(primary) = configuration.primary() {
                 self.primaries.insert((partition, configuration.term), primary);
             }
+            // P18: who was activated last stays known until others are.
+            let activated = &mut self.activated[partition.0 as usize];
+            let sorted = |nodes: &[NodeId]| {
+                let mut nodes = nodes.to_vec();
+                nodes.sort_unstable();
+                nodes
+            };
+            let (now, prior) = (sorted(&configuration.replicas), sorted(&configuration.prior));
+            if prior.is_empty() {
+                let known = activated.is_empty() || now == *activated || configuration.term == *term;
+                if !known {
+                    return Err(format!("{partition} is activated at {} with other members", configuration.term));
+                }
+                *activated = now;
+            } else if prior != *activated {
+                return Err(format!("{partition} has the prior {prior:?}; {activated:?} were activated last"));
+            }
+            self.members[partition.0 as usize].insert(configuration.term, configuration.replicas.clone());
             *term = configuration.term;
             members.clone_from(&configuration.replicas);
         }

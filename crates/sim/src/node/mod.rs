@@ -16,6 +16,7 @@ use replcore::{Recovered, Replica, Token};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use types::{Epoch, NodeId, PartitionId, Term};
+use viewcore::Serving;
 
 const RECONNECT_EVERY: Micros = 60 * MS;
 /// Milliseconds since 1970 when a world begins: any number that no skew makes negative.
@@ -46,12 +47,14 @@ struct Running {
     waking: bool,
     syncing: bool,
     saving: bool,
+    /// The state's thread has jobs until then.
+    state_busy_until: Micros,
     /// The newest view that is on its way to disk.
     writing_view: Epoch,
     requests: BTreeMap<Token, Request>,
     tokens: u64,
     serving: BTreeMap<PartitionId, Term>,
-    serving_told: BTreeMap<PartitionId, Term>,
+    serving_told: BTreeMap<PartitionId, Serving>,
     /// Records before the first place can go once everything before the second is synced.
     cut: Option<(u64, u64)>,
 }
@@ -110,6 +113,7 @@ impl Node {
         let disk = &mut ctx.disks[self.place];
         // P20: the start count is on disk before anybody hears of it.
         disk.starts += 1;
+        disk.forget_other_generations();
         let start = disk.starts;
         let partitions = (0..ctx.plan.partitions).map(PartitionId);
         let recovered: Result<Vec<_>, _> = partitions.map(|partition| disk.recover(partition)).collect();
@@ -130,6 +134,7 @@ impl Node {
             waking: false,
             syncing: false,
             saving: false,
+            state_busy_until: 0,
             writing_view: Epoch(0),
             requests: BTreeMap::new(),
             tokens: start << 32,
@@ -211,11 +216,7 @@ impl Node {
             }
             Process::Heartbeat => self.heartbeat(ctx),
             Process::Synced { end } => self.synced(ctx, end),
-            Process::InState { partition, apply } => {
-                let (generation, through) = (apply.generation, apply.through);
-                ctx.disks[self.place].apply(partition, apply);
-                self.take(ctx, Input::Applied { partition, generation, through });
-            }
+            Process::State(job) => self.job_done(ctx, job),
             Process::ViewOnDisk(view) => {
                 if ctx.disks[self.place].view.as_ref().is_none_or(|there| there.epoch < view.epoch) {
                     self.meet(ctx, start, &view);

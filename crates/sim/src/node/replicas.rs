@@ -3,10 +3,10 @@
 use super::{Name, Node};
 use crate::context::Context;
 use crate::disk::{Disk, Kept};
-use crate::happening::{Envelope, Happening, Process, ToGroup};
+use crate::happening::{Envelope, Happening, Input, Job, Process, ToGroup};
 use crate::invariants::Scene;
 use crate::network::Place;
-use replcore::{Answer, Body, Effect, Event, Message, State, StateDamaged};
+use replcore::{Answer, Apply, Body, Effect, Event, Message, State, StateDamaged};
 use std::collections::BTreeMap;
 use types::{Epoch, Generation, NodeId, PartitionId, Record, RecordKey};
 
@@ -29,7 +29,7 @@ impl Node {
         let Some(process) = &mut self.process else { return };
         let Some(replica) = process.replicas.get_mut(partition.0 as usize) else { return };
         let disk = &ctx.disks[self.place];
-        let damaged = disk.damaged.contains(&partition);
+        let damaged = disk.is_damaged(partition);
         let state = PartitionState { kept: disk.live(partition, replica.base().generation), damaged };
         let mut effects = Vec::new();
         replica.step(event, &state, &mut effects);
@@ -47,8 +47,39 @@ impl Node {
         let Some(apply) = replica.take_apply() else { return };
         let scene = scene(self.place, process.start, partition, &ctx.disks, &ctx.places);
         ctx.watch.applying(scene, replica, &apply);
-        let (delay, start) = (ctx.random.between(10, ctx.plan.apply_max), process.start);
-        ctx.process(delay, self.place, start, Process::InState { partition, apply });
+        self.order(ctx, Job::Apply { partition, apply });
+    }
+
+    /// One thread does the state's work, in order.
+    fn order(&mut self, ctx: &mut Context, job: Job) {
+        let Some(process) = &mut self.process else { return };
+        let delay = ctx.random.between(10, ctx.plan.apply_max);
+        process.state_busy_until = process.state_busy_until.max(ctx.now) + delay;
+        ctx.process(process.state_busy_until - ctx.now, self.place, process.start, Process::State(job));
+    }
+
+    pub(super) fn job_done(&mut self, ctx: &mut Context, job: Job) {
+        let disk = &mut ctx.disks[self.place];
+        match job {
+            Job::Apply { partition, apply } => {
+                let (generation, through) = (apply.generation, apply.through);
+                disk.apply(partition, apply);
+                self.take(ctx, Input::Applied { partition, generation, through });
+            }
+            Job::Install { partition, number, last, apply } => {
+                let generation = apply.generation;
+                disk.apply(partition, apply);
+                if last {
+                    disk.save(usize::MAX);
+                }
+                self.take(ctx, Input::Installed { partition, generation, number });
+            }
+            Job::Read { partition, to, snapshot, generation, after, bytes_max } => {
+                let records = disk.page(partition, generation, after.as_ref(), bytes_max);
+                self.take(ctx, Input::StateRead { partition, to, snapshot, records });
+            }
+            Job::Delete { partition, generation } => disk.delete(partition, generation),
+        }
     }
 
     pub(super) fn carry_out(&mut self, ctx: &mut Context, partition: PartitionId, effect: Effect) {
@@ -99,7 +130,17 @@ impl Node {
                     None => drop(process.serving.remove(&partition)),
                 }
             }
-            Effect::DeleteData { generation } => ctx.disks[place].delete(partition, generation),
+            Effect::DeleteData { generation } => self.order(ctx, Job::Delete { partition, generation }),
+            Effect::ReadState { to, snapshot, generation, after, bytes_max } => {
+                ctx.counts.snapshots += u64::from(after.is_none());
+                self.order(ctx, Job::Read { partition, to, snapshot, generation, after, bytes_max });
+            }
+            Effect::Install { generation, number, records, start } => {
+                let changes = records.into_iter().map(|(key, record)| (key, Some(record.value), record.seq)).collect();
+                let apply = Apply { generation, through: start.unwrap_or_default(), changes };
+                let last = start.is_some();
+                self.order(ctx, Job::Install { partition, number, last, apply });
+            }
             Effect::ReportActivated { term } => {
                 let what = ToGroup::Activated { node: place, start, partition, term };
                 ctx.send(here, Place::Leader, Happening::ToGroup(what));
@@ -139,6 +180,7 @@ impl Node {
             Body::Prepared { seq } => [seq.0, 1, 0],
             Body::Confirm { nonce } | Body::Confirmed { nonce } => [*nonce, 2, 0],
             Body::Mismatch { last, committed } | Body::Sealed { last, committed } => [last.seq.0, 3, committed.0],
+            Body::Chunk(chunk) => [chunk.snapshot.0, 5, chunk.number],
             _ => [0, 4, 0],
         };
         ctx.trace.note(now, &[9, place as u64, peer.0, term.0, numbers[0], numbers[1], numbers[2]], || {

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use types::{BootNonce, ClusterId, Epoch, Incarnation, NodeId, PartitionId, View};
 use viewcore::observed::Serving;
-use viewcore::{Heartbeat, Registration};
+use viewcore::{Heartbeat, Refusal, Registration};
 
 const REGISTER_EVERY: Micros = 80 * MS;
 
@@ -40,7 +40,7 @@ impl Node {
                 nonce: BootNonce((self.place as u64) << 32 | start),
                 address: format!("node{}:1", self.place),
                 http_address: String::new(),
-                zone: String::new(),
+                zone: format!("z{}", self.place % ctx.plan.zones),
                 weight: 100,
                 highest_epoch,
                 highest_promised: disk.highest_promised(),
@@ -58,9 +58,11 @@ impl Node {
         let mut serving = Vec::new();
         for partition in (0..ctx.plan.partitions).map(PartitionId) {
             let term = process.serving.get(&partition).copied().unwrap_or_default();
-            if process.serving_told.insert(partition, term) != Some(term) {
-                let behind = process.replicas.get(partition.0 as usize).map(Replica::behind).unwrap_or_default();
-                serving.push(Serving { partition, term, behind: behind.into_iter().collect() });
+            let replica = process.replicas.get(partition.0 as usize);
+            let behind = replica.map(Replica::behind).unwrap_or_default().into_iter().collect();
+            let now = Serving { partition, term, behind, filled: replica.and_then(Replica::filled) };
+            if process.serving_told.insert(partition, now.clone()).as_ref() != Some(&now) {
+                serving.push(now);
             }
         }
         let epoch = ctx.disks[self.place].view.as_ref().map_or(Epoch(0), |view| view.epoch);
@@ -72,6 +74,11 @@ impl Node {
     pub(super) fn hear(&mut self, ctx: &mut Context, what: FromGroup, touched: &mut BTreeSet<PartitionId>) {
         match what {
             FromGroup::Accepted { id, accepted_at, view } => self.accepted(ctx, id, accepted_at, view),
+            // An operator gives it a new directory.
+            FromGroup::Refused(Refusal::Forgotten(_)) => {
+                self.wipe(ctx);
+                self.start(ctx);
+            }
             FromGroup::Refused(why) => {
                 ctx.watch.violated("viewleader", format!("node {} is refused: {why}", self.place));
             }
@@ -118,7 +125,7 @@ impl Node {
         }
         let start = process.start;
         let known = disk.view.clone();
-        for partition in disk.damaged.clone() {
+        for partition in disk.damaged() {
             self.take(ctx, Input::Damaged(partition));
         }
         if let Some(known) = known {
@@ -133,6 +140,21 @@ impl Node {
             let delay = ctx.between(1, every);
             ctx.process(delay, self.place, start, what);
         }
+    }
+
+    /// The disk is lost, with everything on it: what starts here next is another node.
+    pub(crate) fn wipe(&mut self, ctx: &mut Context) {
+        self.crash(ctx);
+        let (place, partitions) = (self.place, ctx.plan.partitions);
+        if let Some(id) = ctx.disks[place].id {
+            ctx.places.remove(&id);
+        }
+        let starts = ctx.disks[place].starts;
+        ctx.disks[place] = crate::disk::Disk::new(partitions);
+        // Starts are numbered on: what is under way to an earlier one must not reach a later one.
+        ctx.disks[place].starts = starts;
+        ctx.watch.crashed(place, &ctx.disks[place]);
+        ctx.counts.wiped += 1;
     }
 
     /// P5: a view is on disk before it is acted on, and only a newer one counts.

@@ -38,6 +38,12 @@ impl Node {
             Input::Applied { partition, generation, through } => {
                 one(self, ctx, partition, Event::Applied { generation, through });
             }
+            Input::Installed { partition, generation, number } => {
+                one(self, ctx, partition, Event::Installed { generation, number });
+            }
+            Input::StateRead { partition, to, snapshot, records } => {
+                one(self, ctx, partition, Event::StateRead { to, snapshot, records });
+            }
             Input::Expire { partition, token } => {
                 if self.process.as_ref().is_some_and(|process| process.requests.contains_key(&token)) {
                     one(self, ctx, partition, Event::Expire { tokens: vec![token] });

@@ -151,6 +151,7 @@ impl FakeLeaders {
                 incarnation: Incarnation(register.incarnation),
                 accepted_at: view.epoch,
                 alive: true,
+                duty: types::Duty::Active,
             };
             view.nodes.insert(node, info);
         });

@@ -53,8 +53,7 @@ pub fn failover(
             placements.push((partition, reordered(configuration, chosen, |node| usable(partition, node))));
         }
     }
-    let nothing = dead.is_empty() && alive.is_empty() && placements.is_empty();
-    (!nothing).then_some(Change { planned_on: view.epoch, cause: Cause::Failover, dead, alive, placements })
+    Change { dead, alive, placements, ..Change::new(view.epoch, Cause::Failover) }.if_any()
 }
 
 /// Gives partitions that reported themselves stuck, each with the members its primary could not reach, to other replicas
@@ -89,13 +88,7 @@ pub fn move_primaries(
             None => {}
         }
     }
-    (!placements.is_empty()).then_some(Change {
-        planned_on: view.epoch,
-        cause: Cause::Failover,
-        dead: vec![],
-        alive: vec![],
-        placements,
-    })
+    Change { placements, ..Change::new(view.epoch, Cause::Failover) }.if_any()
 }
 
 /// Moves at most `moves_max` primaries towards an even load: only of partitions that serve, and only to replicas that
@@ -137,30 +130,24 @@ pub fn balance(
             (partition, reordered(configuration, ids[*to], |node| state.is_usable(partition, node)))
         })
         .collect();
-    (!placements.is_empty()).then_some(Change {
-        planned_on: view.epoch,
-        cause: Cause::Balance,
-        dead: vec![],
-        alive: vec![],
-        placements,
-    })
+    Change { placements, ..Change::new(view.epoch, Cause::Balance) }.if_any()
 }
 
 /// The new primary first, then the usable ones in their order, then the others.
-fn reordered(configuration: &Configuration, primary: NodeId, usable: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+pub(super) fn reordered(configuration: &Configuration, primary: NodeId, usable: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
     let mut order = configuration.replicas.clone();
     order.sort_by_key(|node| (*node != primary, !usable(*node)));
     order
 }
 
 /// Spreads new primaries: knows how many partitions each node leads.
-struct Chooser {
+pub(super) struct Chooser {
     led: BTreeMap<NodeId, u64>,
     weights: BTreeMap<NodeId, u64>,
 }
 
 impl Chooser {
-    fn new(state: &ClusterState) -> Chooser {
+    pub(super) fn new(state: &ClusterState) -> Chooser {
         let mut led = BTreeMap::new();
         for primary in state.configurations().filter_map(|(_, configuration)| configuration.primary()) {
             *led.entry(primary).or_default() += 1;
@@ -168,7 +155,7 @@ impl Chooser {
         Chooser { led, weights: state.nodes().map(|node| (node.id, u64::from(node.weight).max(1))).collect() }
     }
 
-    fn choose(&self, configuration: &Configuration, acceptable: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+    pub(super) fn choose(&self, configuration: &Configuration, acceptable: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let led = |node: &NodeId| self.led.get(node).copied().unwrap_or(0) + 1;
         let weight = |node: &NodeId| self.weights.get(node).copied().unwrap_or(1);
         // The first of equals is the next in order.
@@ -180,7 +167,7 @@ impl Chooser {
             .min_by(|a, b| (led(a) * weight(b)).cmp(&(led(b) * weight(a))))
     }
 
-    fn moved(&mut self, from: NodeId, to: NodeId) {
+    pub(super) fn moved(&mut self, from: NodeId, to: NodeId) {
         if let Some(count) = self.led.get_mut(&from) {
             *count -= 1;
         }

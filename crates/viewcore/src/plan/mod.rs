@@ -8,6 +8,8 @@
 
 pub mod assign;
 pub mod failover;
+pub mod moving;
+pub mod placement;
 pub mod primaries;
 pub mod shares;
 
@@ -16,7 +18,7 @@ pub use failover::{balance, failover, move_primaries};
 use crate::command::{Cause, Change};
 use crate::state::ClusterState;
 use std::collections::BTreeMap;
-use types::NodeId;
+use types::{Duty, NodeId};
 
 /// A node as the planner of the first map sees it; places in a list of these stand for nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +37,7 @@ pub struct Candidate {
 /// replicas on many nodes.
 pub fn first_map(state: &ClusterState) -> Option<Change> {
     let view = state.view()?;
-    let alive: Vec<_> = view.nodes.values().filter(|node| node.alive).collect();
+    let alive: Vec<_> = view.nodes.values().filter(|node| node.alive && node.duty == Duty::Active).collect();
     if view.has_map() || alive.is_empty() || alive.len() < state.expected_nodes() as usize {
         return None;
     }
@@ -57,5 +59,5 @@ pub fn first_map(state: &ClusterState) -> Option<Change> {
         .zip(orders)
         .map(|(partition, order)| (partition, order.into_iter().map(|place| alive[place].id).collect::<Vec<NodeId>>()))
         .collect();
-    Some(Change { planned_on: view.epoch, cause: Cause::FirstMap, dead: vec![], alive: vec![], placements })
+    Some(Change { placements, ..Change::new(view.epoch, Cause::FirstMap) })
 }

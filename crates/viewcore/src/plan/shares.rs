@@ -24,28 +24,39 @@ pub fn shares(nodes: &[Candidate], partitions: u32, replicas: usize) -> Shares {
     }
     let fits = |most: &usize| zone_sizes.iter().map(|size| *size.min(most)).sum::<usize>() >= replicas;
     let per_zone_max = (1..=replicas).find(fits).unwrap_or(replicas);
-    let zone_cap = f64::from(partitions) * per_zone_max as f64;
-
     let cap = f64::from(partitions);
+    let exact = fill(nodes, cap * replicas as f64, &vec![cap; zones], &vec![cap * per_zone_max as f64; zones]);
+    Shares { loads: whole(nodes, &exact, partitions, replicas, per_zone_max), per_zone_max }
+}
+
+/// Each node's part of `total` by weight, where a node of a zone holds at most that zone's `node_caps` and all nodes of
+/// a zone together at most its `zone_caps`; what is cut off flows to the others.
+pub fn fill(nodes: &[Candidate], total: f64, node_caps: &[f64], zone_caps: &[f64]) -> Vec<f64> {
+    let mut members: Vec<Vec<f64>> = vec![Vec::new(); zone_caps.len()];
+    for node in nodes {
+        members[node.zone].push(f64::from(node.weight));
+    }
     let zone_load = |zone: usize, level: f64| -> f64 {
-        nodes.iter().filter(|node| node.zone == zone).map(|node| (level * f64::from(node.weight)).min(cap)).sum()
+        members[zone].iter().map(|weight| (level * weight).min(node_caps[zone])).sum()
     };
+    let highest = node_caps.iter().copied().fold(0.0, f64::max);
+    let zones = 0..zone_caps.len();
     let full = level_where(
-        |level| (0..zones).map(|zone| zone_load(zone, level).min(zone_cap)).sum(),
-        cap * replicas as f64,
-        cap,
+        |level| zones.clone().map(|zone| zone_load(zone, level).min(zone_caps[zone])).sum(),
+        total,
+        highest,
     );
-    let levels: Vec<f64> = (0..zones)
+    let levels: Vec<f64> = zones
+        .clone()
         .map(|zone| {
-            if zone_load(zone, full) > zone_cap {
-                level_where(|level| zone_load(zone, level), zone_cap, cap)
+            if zone_load(zone, full) > zone_caps[zone] {
+                level_where(|level| zone_load(zone, level), zone_caps[zone], highest)
             } else {
                 full
             }
         })
         .collect();
-    let exact: Vec<f64> = nodes.iter().map(|node| (levels[node.zone] * f64::from(node.weight)).min(cap)).collect();
-    Shares { loads: whole(nodes, &exact, partitions, replicas, per_zone_max), per_zone_max }
+    nodes.iter().map(|node| (levels[node.zone] * f64::from(node.weight)).min(node_caps[node.zone])).collect()
 }
 
 /// The level at which a growing `load` reaches `wanted`. A node of weight 1 is full at the level `cap`.

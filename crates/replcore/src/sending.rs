@@ -1,0 +1,215 @@
+//! Sending a snapshot, as primary (P23): for a replica whose next entries are trimmed here.
+//!
+//! The snapshot begins at `start`, what the state held when it began; the log from there on is kept. The state is read
+//! page by page while writes go on, so what is read is a mixture of the state at `start` and everything up to what was
+//! applied at the end of the reading (`settled`). Whoever has it replays the log from `start`: every record that changed
+//! in between gets its last value again, and the mixture becomes the state at `settled`. All of it is committed.
+//!
+//! A few parts are under way at a time; those not answered are kept and sent again, so a broken stream costs nothing
+//! that was taken. Only the end of the term, or of the receiver's memory, begins a snapshot anew.
+
+use crate::event::Effect;
+use crate::message::{Body, Chunk, SnapshotId};
+use crate::primary::Patience;
+use crate::replica::{Replica, Role};
+use std::collections::VecDeque;
+use types::{EntryId, NodeId, Record, RecordKey, Seq};
+
+/// Parts under way at a time.
+const CHUNKS_IN_FLIGHT_MAX: usize = 4;
+/// A snapshot is given up once the log kept for it has so many times the bytes that a log should have.
+const PINNED_TIMES_MAX: usize = 8;
+
+/// One snapshot on its way to one replica.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    id: SnapshotId,
+    /// What the state held at the beginning: the log is kept from here on.
+    pub(crate) start: EntryId,
+    /// The last record that was read.
+    after: Option<RecordKey>,
+    /// A page is being read.
+    reading: bool,
+    stage: Stage,
+    next_number: u64,
+    /// Sent and not answered, in order.
+    unanswered: VecDeque<Chunk>,
+    patience: Patience,
+    /// Bytes sent so far, repetitions not counted.
+    pub(crate) bytes: u64,
+}
+
+/// What is sent next.
+#[derive(Debug)]
+enum Stage {
+    /// Records of the state.
+    Records,
+    /// P28: remembered requests after this seq. The state was read to its end when this much was applied.
+    Requests { after: Seq, settled: Seq },
+    /// The last part has been made.
+    Complete,
+}
+
+impl Sending {
+    fn new(id: SnapshotId, start: EntryId, patience_ticks: u32) -> Sending {
+        Sending {
+            id,
+            start,
+            after: None,
+            reading: false,
+            stage: Stage::Records,
+            next_number: 0,
+            unanswered: VecDeque::new(),
+            patience: Patience::new(patience_ticks),
+            bytes: 0,
+        }
+    }
+
+    fn chunk(&mut self, records: Vec<(RecordKey, Record)>, settled: Option<Seq>) -> Chunk {
+        let chunk = Chunk { snapshot: self.id, number: self.next_number, start: self.start, records, settled };
+        self.next_number += 1;
+        self.bytes += chunk.bytes() as u64;
+        self.unanswered.push_back(chunk.clone());
+        chunk
+    }
+}
+
+impl Replica {
+    /// Begins a snapshot for a follower that lacks what is trimmed here, if the state is fit for it.
+    pub(crate) fn begin_sending(&mut self, to: NodeId, effects: &mut Vec<Effect>) {
+        // A state that is itself a mixture is settled first; a term that does not serve may be over soon.
+        let fit = self.applied.seq >= self.settled;
+        let (start, patience) = (self.applied, self.settings.resend_ticks);
+        let Role::Primary(primary) = &mut self.role else { return };
+        if !fit || !primary.serving() {
+            return;
+        }
+        let id = primary.next_snapshot();
+        let Some(follower) = primary.follower_mut(to) else { return };
+        follower.begin_sending(Sending::new(id, start, patience));
+        self.advance_sending(to, effects);
+    }
+
+    /// Reads and sends as much as may be under way.
+    fn advance_sending(&mut self, to: NodeId, effects: &mut Vec<Effect>) {
+        let (generation, bytes_max) = (self.generation, self.settings.chunk_bytes_max);
+        let requests = &self.requests;
+        let Role::Primary(primary) = &mut self.role else { return };
+        let term = primary.term();
+        let Some(sending) = primary.follower_mut(to).and_then(|follower| follower.sending.as_mut()) else { return };
+        while sending.unanswered.len() < CHUNKS_IN_FLIGHT_MAX {
+            let chunk = match sending.stage {
+                Stage::Records if sending.reading => return,
+                Stage::Records => {
+                    sending.reading = true;
+                    let (snapshot, after) = (sending.id, sending.after.clone());
+                    effects.push(Effect::ReadState { to, snapshot, generation, after, bytes_max });
+                    return;
+                }
+                Stage::Requests { after, settled } => {
+                    let (records, last) = requests.page(after, sending.start.seq, bytes_max);
+                    match last {
+                        Some(after) => {
+                            sending.stage = Stage::Requests { after, settled };
+                            sending.chunk(records, None)
+                        }
+                        None => {
+                            sending.stage = Stage::Complete;
+                            sending.chunk(records, Some(settled))
+                        }
+                    }
+                }
+                Stage::Complete => return,
+            };
+            let message = crate::Message { term, body: Body::Chunk(Box::new(chunk)) };
+            effects.push(Effect::Send { to, message });
+        }
+    }
+
+    /// A page of the state was read; an empty one is the end.
+    pub(crate) fn on_state_read(
+        &mut self,
+        to: NodeId,
+        snapshot: SnapshotId,
+        records: Vec<(RecordKey, Record)>,
+        effects: &mut Vec<Effect>,
+    ) {
+        // What is being applied may have been read.
+        let settled = self.applying.unwrap_or(self.applied).seq;
+        let Role::Primary(primary) = &mut self.role else { return };
+        let term = primary.term();
+        let Some(sending) = primary.follower_mut(to).and_then(|follower| follower.sending.as_mut()) else { return };
+        if sending.id != snapshot || !sending.reading {
+            return;
+        }
+        sending.reading = false;
+        match records.last() {
+            Some((last, _)) => {
+                sending.after = Some(last.clone());
+                let chunk = sending.chunk(records, None);
+                let message = crate::Message { term, body: Body::Chunk(Box::new(chunk)) };
+                effects.push(Effect::Send { to, message });
+            }
+            None => sending.stage = Stage::Requests { after: Seq(0), settled },
+        }
+        self.advance_sending(to, effects);
+    }
+
+    pub(crate) fn on_chunk_taken(
+        &mut self,
+        from: NodeId,
+        snapshot: SnapshotId,
+        next: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        let Some(follower) = primary.follower_mut(from) else { return };
+        let Some(sending) = follower.sending.as_mut().filter(|sending| sending.id == snapshot) else { return };
+        let oldest = sending.unanswered.front().map_or(sending.next_number, |chunk| chunk.number);
+        if next < oldest {
+            // It has begun anew and knows nothing of this.
+            return self.begin_sending(from, effects);
+        }
+        sending.patience.answered();
+        while sending.unanswered.pop_front_if(|chunk| chunk.number < next).is_some() {}
+        if sending.unanswered.is_empty() && matches!(sending.stage, Stage::Complete) {
+            let start = sending.start.seq;
+            follower.end_sending(start);
+            return self.replicate(effects);
+        }
+        self.advance_sending(from, effects);
+    }
+
+    /// What was sent may be lost.
+    pub(crate) fn resend_chunks(&mut self, to: NodeId, effects: &mut Vec<Effect>) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        let term = primary.term();
+        let Some(sending) = primary.follower_mut(to).and_then(|follower| follower.sending.as_mut()) else { return };
+        sending.patience.answered();
+        for chunk in &sending.unanswered {
+            let message = crate::Message { term, body: Body::Chunk(Box::new(chunk.clone())) };
+            effects.push(Effect::Send { to, message });
+        }
+    }
+
+    pub(crate) fn tick_sending(&mut self, effects: &mut Vec<Effect>) {
+        let pinned_too_much = self.log.bytes() / PINNED_TIMES_MAX > self.settings.log_bytes_max;
+        let Role::Primary(primary) = &mut self.role else { return };
+        let term = primary.term();
+        for follower in &mut primary.followers {
+            let Some(sending) = &mut follower.sending else { continue };
+            if pinned_too_much {
+                follower.give_up_sending();
+                continue;
+            }
+            // The first of those that are not answered is the one that is missing; its answer brings the others.
+            if !self.down.contains(&follower.node)
+                && let Some(oldest) = sending.unanswered.front()
+                && sending.patience.tick()
+            {
+                let message = crate::Message { term, body: Body::Chunk(Box::new(oldest.clone())) };
+                effects.push(Effect::Send { to: follower.node, message });
+            }
+        }
+    }
+}
