@@ -120,6 +120,11 @@ impl Replica {
         self.disk.durable
     }
 
+    /// P4: the log that these answers speak of is gone.
+    pub(crate) fn drop_answers(&mut self) {
+        self.disk.waiting.retain(|(_, waiting)| !matches!(waiting, Waiting::Send { .. }));
+    }
+
     /// What is truncated is not on disk, whatever the disk still has to say about it.
     pub(crate) fn clamp_waiting(&mut self, end: Seq) {
         self.disk.durable = self.disk.durable.min(end);

@@ -148,6 +148,9 @@ impl Replica {
         // Where nothing of the log stays it must not be read back either.
         let record: fn(crate::Base) -> PersistRecord =
             if beyond.is_empty() { PersistRecord::Reset } else { PersistRecord::Base };
+        if beyond.is_empty() {
+            self.drop_answers();
+        }
         self.log = Log::new(start, Vec::new());
         self.clamp_waiting(beyond.last().map_or(Seq(0), |entry| entry.id.seq));
         for entry in beyond {

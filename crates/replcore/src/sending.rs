@@ -75,15 +75,11 @@ impl Sending {
 }
 
 impl Replica {
-    /// Begins a snapshot for a follower that lacks what is trimmed here, if the state is fit for it.
+    /// Begins a snapshot for a follower that lacks what is trimmed here: also before the term serves, because it may need
+    /// that follower's vote to do so.
     pub(crate) fn begin_sending(&mut self, to: NodeId, effects: &mut Vec<Effect>) {
-        // A state that is itself a mixture is settled first; a term that does not serve may be over soon.
-        let fit = self.applied.seq >= self.settled;
         let (start, patience) = (self.applied, self.settings.resend_ticks);
         let Role::Primary(primary) = &mut self.role else { return };
-        if !fit || !primary.serving() {
-            return;
-        }
         let id = primary.next_snapshot();
         let Some(follower) = primary.follower_mut(to) else { return };
         follower.begin_sending(Sending::new(id, start, patience));
@@ -134,8 +130,8 @@ impl Replica {
         records: Vec<(RecordKey, Record)>,
         effects: &mut Vec<Effect>,
     ) {
-        // What is being applied may have been read.
-        let settled = self.applying.unwrap_or(self.applied).seq;
+        // What is being applied may have been read; and the state may itself be such a mixture still.
+        let settled = self.applying.unwrap_or(self.applied).seq.max(self.settled);
         let Role::Primary(primary) = &mut self.role else { return };
         let term = primary.term();
         let Some(sending) = primary.follower_mut(to).and_then(|follower| follower.sending.as_mut()) else { return };

@@ -111,6 +111,7 @@ impl Replica {
         self.applied = EntryId::ZERO;
         self.applying = None;
         self.clamp_waiting(Seq(0));
+        self.drop_answers();
         self.persist(PersistRecord::Reset(self.base()), effects);
     }
 

@@ -69,6 +69,8 @@ pub(crate) struct Context {
     queue: Queue<Happening>,
     pub(crate) network: Network,
     pub(crate) disks: Vec<Disk>,
+    /// Disks that were lost, as they were: what lay on them still counts as having been there.
+    pub(crate) lost: BTreeMap<NodeId, Disk>,
     /// Which nodes have a process.
     pub(crate) up: Vec<bool>,
     /// Which node an id belongs to.
@@ -88,6 +90,7 @@ impl Context {
             queue: Queue::new(),
             network: Network::new(plan.link),
             disks: (0..plan.nodes).map(|_| Disk::new(plan.partitions)).collect(),
+            lost: BTreeMap::new(),
             up: vec![false; plan.nodes],
             places: BTreeMap::new(),
             watch: Watch::new(plan.nodes, plan.partitions),

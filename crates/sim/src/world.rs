@@ -159,7 +159,7 @@ impl World {
         let gone = Default::default();
         let state = self.group.state();
         match viewcore::plan::moving::plan(state, &gone).first() {
-            Some(planned) => Err(Standstill::ToMove(planned.partition)),
+            Some(planned) => Err(Standstill::ToMove(*planned)),
             None => Ok(()),
         }
     }

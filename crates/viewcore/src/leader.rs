@@ -257,7 +257,7 @@ impl Leader {
             .collect();
         self.held_back = verdict.held_back;
         let avoid = self.patience.avoided(now_ms);
-        if let Some(change) = plan::failover(state, &verdict.dead, &returned, &avoid) {
+        if let Some(change) = plan::failover(state, &self.observed, &verdict.dead, &returned, &avoid) {
             self.detector.declared_dead(&change.dead, now_ms);
             self.unrest_ms = now_ms;
             return Some(change);

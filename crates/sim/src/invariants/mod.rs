@@ -57,6 +57,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) partition: PartitionId,
     pub(crate) disks: &'a [Disk],
     pub(crate) places: &'a BTreeMap<NodeId, usize>,
+    pub(crate) lost: &'a BTreeMap<NodeId, Disk>,
 }
 
 impl<'a> Scene<'a> {
@@ -65,7 +66,11 @@ impl<'a> Scene<'a> {
     }
 
     fn at(&self, node: NodeId) -> Option<&'a Folds> {
-        Some(self.disks[*self.places.get(&node)?].folds(self.partition))
+        let disk = match self.places.get(&node) {
+            Some(place) => &self.disks[*place],
+            None => self.lost.get(&node)?,
+        };
+        Some(disk.folds(self.partition))
     }
 
     /// How many of `members` have the entry on disk.

@@ -18,7 +18,7 @@ pub(crate) enum Standstill {
     Differs { partition: PartitionId, node: NodeId, from: NodeId },
     Waiting { client: usize },
     Moving(PartitionId),
-    ToMove(PartitionId),
+    ToMove(viewcore::plan::moving::Planned1),
     Surplus { partition: PartitionId, node: NodeId },
 }
 
@@ -33,7 +33,7 @@ impl fmt::Display for Standstill {
                 write!(f, "the state of {partition} on {node} is not that on {from}")
             }
             Standstill::Moving(partition) => write!(f, "{partition} is not activated, or has a learner"),
-            Standstill::ToMove(partition) => write!(f, "{partition} should move and does not"),
+            Standstill::ToMove(planned) => write!(f, "it should be that {planned:?}"),
             Standstill::Surplus { partition, node } => write!(f, "{node} keeps data of {partition}"),
             Standstill::Waiting { client } => write!(f, "client {client} waits for an answer"),
         }

@@ -37,7 +37,7 @@ impl Node {
             self.carry_out(ctx, partition, effect);
         }
         let Some(process) = &self.process else { return };
-        let scene = scene(self.place, process.start, partition, &ctx.disks, &ctx.places);
+        let scene = scene(self.place, process.start, partition, &ctx.disks, &ctx.places, &ctx.lost);
         ctx.watch.stepped(scene, &process.replicas[partition.0 as usize]);
     }
 
@@ -45,7 +45,7 @@ impl Node {
         let Some(process) = &mut self.process else { return };
         let Some(replica) = process.replicas.get_mut(partition.0 as usize) else { return };
         let Some(apply) = replica.take_apply() else { return };
-        let scene = scene(self.place, process.start, partition, &ctx.disks, &ctx.places);
+        let scene = scene(self.place, process.start, partition, &ctx.disks, &ctx.places, &ctx.lost);
         ctx.watch.applying(scene, replica, &apply);
         self.order(ctx, Job::Apply { partition, apply });
     }
@@ -86,7 +86,7 @@ impl Node {
         let Some(process) = &mut self.process else { return };
         let (place, start, now) = (self.place, process.start, ctx.now);
         let name = Name(place, ctx.disks[place].id);
-        let scene = scene(place, start, partition, &ctx.disks, &ctx.places);
+        let scene = scene(place, start, partition, &ctx.disks, &ctx.places, &ctx.lost);
         let here = Place::Node(place);
         match effect {
             Effect::Persist { index, record } => {
@@ -195,8 +195,9 @@ fn scene<'a>(
     partition: PartitionId,
     disks: &'a [Disk],
     places: &'a BTreeMap<NodeId, usize>,
+    lost: &'a BTreeMap<NodeId, Disk>,
 ) -> Scene<'a> {
-    Scene { node, start, partition, disks, places }
+    Scene { node, start, partition, disks, places, lost }
 }
 
 fn describe(body: &Body) -> String {

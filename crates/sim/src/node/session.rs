@@ -146,13 +146,13 @@ impl Node {
     pub(crate) fn wipe(&mut self, ctx: &mut Context) {
         self.crash(ctx);
         let (place, partitions) = (self.place, ctx.plan.partitions);
-        if let Some(id) = ctx.disks[place].id {
-            ctx.places.remove(&id);
-        }
-        let starts = ctx.disks[place].starts;
-        ctx.disks[place] = crate::disk::Disk::new(partitions);
+        let lost = std::mem::replace(&mut ctx.disks[place], crate::disk::Disk::new(partitions));
         // Starts are numbered on: what is under way to an earlier one must not reach a later one.
-        ctx.disks[place].starts = starts;
+        ctx.disks[place].starts = lost.starts;
+        if let Some(id) = lost.id {
+            ctx.places.remove(&id);
+            ctx.lost.insert(id, lost);
+        }
         ctx.watch.crashed(place, &ctx.disks[place]);
         ctx.counts.wiped += 1;
     }

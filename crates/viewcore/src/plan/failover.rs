@@ -10,11 +10,13 @@ use types::{Configuration, NodeId, PartitionId};
 /// Marks nodes dead and alive, and gives every partition whose primary is dead, damaged or to be avoided to another of
 /// its replicas: one change, however many partitions it touches. `dead` and `alive` have no node in common.
 ///
-/// Only usable replicas (alive, in service) are chosen, those to be avoided last; among them the node that leads the
-/// least for its weight, then the next in order. A partition without a usable majority keeps its primary: no other could
+/// Only usable replicas (alive, in service) are chosen, those last known to be behind and those to be avoided last; among
+/// them the node that leads the least for its weight, then the next in order. A primary that is merely to be avoided is
+/// moved once it serves: before, nobody can tell who else has its log. A partition without a usable majority keeps its primary: no other could
 /// finish a takeover (P14), and the nodes of a whole cluster come back one by one.
 pub fn failover(
     state: &ClusterState,
+    observed: &Observed,
     dead: &BTreeSet<NodeId>,
     alive: &BTreeSet<NodeId>,
     avoid: &BTreeSet<NodeId>,
@@ -36,18 +38,20 @@ pub fn failover(
         };
         let can_serve = has_majority(&configuration.replicas)
             && (configuration.is_activated() || has_majority(&configuration.prior));
-        if !can_serve || usable(partition, primary) && !avoid.contains(&primary) {
-            continue;
-        }
-        let acceptable = |node: NodeId| usable(partition, node) && !avoid.contains(&node);
-        let chosen = chooser.choose(configuration, acceptable).or_else(|| {
-            // A primary that is merely to be avoided is better than another one of the same kind.
-            if usable(partition, primary) {
-                None
-            } else {
-                chooser.choose(configuration, |node| usable(partition, node))
-            }
-        });
+        let behind = observed.behind(partition, primary, configuration.term);
+        let fit = |node: NodeId| usable(partition, node) && !behind.is_some_and(|behind| behind.contains(&node));
+        let wanted = |node: NodeId| fit(node) && !avoid.contains(&node);
+        let chosen = if !can_serve {
+            None
+        } else if usable(partition, primary) {
+            let moves = avoid.contains(&primary) && behind.is_some();
+            moves.then(|| chooser.choose(configuration, wanted)).flatten()
+        } else {
+            chooser
+                .choose(configuration, wanted)
+                .or_else(|| chooser.choose(configuration, fit))
+                .or_else(|| chooser.choose(configuration, |node| usable(partition, node)))
+        };
         if let Some(chosen) = chosen {
             chooser.moved(primary, chosen);
             placements.push((partition, reordered(configuration, chosen, |node| usable(partition, node))));
