@@ -35,6 +35,8 @@ pub(crate) struct Sending {
     /// Sent and not answered, in order.
     unanswered: VecDeque<Chunk>,
     patience: Patience,
+    /// What is not answered was sent again since the last answer.
+    asked_again: bool,
     /// Bytes sent so far, repetitions not counted.
     pub(crate) bytes: u64,
 }
@@ -61,6 +63,7 @@ impl Sending {
             next_number: 0,
             unanswered: VecDeque::new(),
             patience: Patience::new(patience_ticks),
+            asked_again: false,
             bytes: 0,
         }
     }
@@ -163,10 +166,14 @@ impl Replica {
         let Some(sending) = follower.sending.as_mut().filter(|sending| sending.id == snapshot) else { return };
         let oldest = sending.unanswered.front().map_or(sending.next_number, |chunk| chunk.number);
         if next < oldest {
-            // It has begun anew and knows nothing of this.
-            return self.begin_sending(from, effects);
+            // Said before an earlier answer; or it has begun anew and knows nothing of this.
+            if sending.asked_again {
+                self.begin_sending(from, effects);
+            }
+            return;
         }
         sending.patience.answered();
+        sending.asked_again = false;
         while sending.unanswered.pop_front_if(|chunk| chunk.number < next).is_some() {}
         if sending.unanswered.is_empty() && matches!(sending.stage, Stage::Complete) {
             let start = sending.start.seq;
@@ -182,6 +189,7 @@ impl Replica {
         let term = primary.term();
         let Some(sending) = primary.follower_mut(to).and_then(|follower| follower.sending.as_mut()) else { return };
         sending.patience.answered();
+        sending.asked_again = true;
         for chunk in &sending.unanswered {
             let message = crate::Message { term, body: Body::Chunk(Box::new(chunk.clone())) };
             effects.push(Effect::Send { to, message });
@@ -190,11 +198,12 @@ impl Replica {
 
     pub(crate) fn tick_sending(&mut self, effects: &mut Vec<Effect>) {
         let pinned_too_much = self.log.bytes() / PINNED_TIMES_MAX > self.settings.log_bytes_max;
+        let needless = self.checkpointed.min(self.committed);
         let Role::Primary(primary) = &mut self.role else { return };
         let term = primary.term();
         for follower in &mut primary.followers {
             let Some(sending) = &mut follower.sending else { continue };
-            if pinned_too_much {
+            if pinned_too_much && sending.start.seq < needless {
                 follower.give_up_sending();
                 continue;
             }
@@ -203,6 +212,7 @@ impl Replica {
                 && let Some(oldest) = sending.unanswered.front()
                 && sending.patience.tick()
             {
+                sending.asked_again = true;
                 let message = crate::Message { term, body: Body::Chunk(Box::new(oldest.clone())) };
                 effects.push(Effect::Send { to: follower.node, message });
             }

@@ -200,7 +200,7 @@ impl Plan {
             stuck_ticks: random.between(10, 50) as u32,
             reads_waiting_max: 1000,
             chunk_bytes_max: [1, 60, 400][random.index(3)],
-            log_bytes_max: [0, 300, 3_000, 16 << 20][random.index(4)],
+            log_bytes_max: [50, 300, 3_000, 16 << 20][random.index(4)],
         };
         Plan {
             scenario,

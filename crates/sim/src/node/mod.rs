@@ -16,7 +16,6 @@ use replcore::{Recovered, Replica, Token};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use types::{Epoch, NodeId, PartitionId, Term};
-use viewcore::Serving;
 
 const RECONNECT_EVERY: Micros = 60 * MS;
 /// Milliseconds since 1970 when a world begins: any number that no skew makes negative.
@@ -54,7 +53,6 @@ struct Running {
     requests: BTreeMap<Token, Request>,
     tokens: u64,
     serving: BTreeMap<PartitionId, Term>,
-    serving_told: BTreeMap<PartitionId, Serving>,
     /// Records before the first place can go once everything before the second is synced.
     cut: Option<(u64, u64)>,
 }
@@ -139,7 +137,6 @@ impl Node {
             requests: BTreeMap::new(),
             tokens: start << 32,
             serving: BTreeMap::new(),
-            serving_told: BTreeMap::new(),
             cut: None,
         });
         self.paused = false;

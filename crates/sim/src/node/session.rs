@@ -60,10 +60,8 @@ impl Node {
             let term = process.serving.get(&partition).copied().unwrap_or_default();
             let replica = process.replicas.get(partition.0 as usize);
             let behind = replica.map(Replica::behind).unwrap_or_default().into_iter().collect();
-            let now = Serving { partition, term, behind, filled: replica.and_then(Replica::filled) };
-            if process.serving_told.insert(partition, now.clone()).as_ref() != Some(&now) {
-                serving.push(now);
-            }
+            // All of it each time: here heartbeats can be lost.
+            serving.push(Serving { partition, term, behind, filled: replica.and_then(Replica::filled) });
         }
         let epoch = ctx.disks[self.place].view.as_ref().map_or(Epoch(0), |view| view.epoch);
         let heartbeat = Heartbeat { epoch, serving, keys: 0, bytes: 0 };
@@ -105,7 +103,6 @@ impl Node {
     pub(super) fn accepted(&mut self, ctx: &mut Context, id: NodeId, accepted_at: Epoch, view: Arc<View>) {
         let Some(process) = &mut self.process else { return };
         process.session = true;
-        process.serving_told.clear();
         if let Some(first) = process.accepted_at {
             // P20: a registration that is retried gets the same epoch.
             if first != accepted_at {
