@@ -473,6 +473,10 @@ impl Replica {
             primary.reads.answered_latest(from);
         }
         if seq <= follower.matched {
+            // The answer to a probe, with nothing under way: what follows was lost.
+            if seq == follower.matched && follower.in_flight.is_empty() {
+                follower.next = seq.next();
+            }
             return;
         }
         // Its log reaches what is kept here after all.
@@ -481,6 +485,9 @@ impl Replica {
         follower.matched = seq;
         follower.next = follower.next.max(seq.next());
         while follower.in_flight.pop_front_if(|sent| sent.end <= seq).is_some() {}
+        if follower.in_flight.is_empty() {
+            follower.next = seq.next();
+        }
         self.try_commit(effects);
     }
 

@@ -91,6 +91,7 @@ impl Group {
                 }
             }
             ToGroup::Suspect(node) => self.step(ctx, Event::Suspect(node)),
+            ToGroup::Vouch(node) => self.step(ctx, Event::Vouched(node)),
             ToGroup::Operate(operation) => self.propose(ctx, Command::Operate(operation), Whose::Operator),
         }
     }

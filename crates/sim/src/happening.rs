@@ -145,6 +145,8 @@ pub(crate) enum ToGroup {
     Damaged { node: usize, start: u64, id: NodeId, partition: PartitionId },
     WantView { node: usize, start: u64, epoch: Epoch },
     Suspect(NodeId),
+    /// An operator knows that a node is gone.
+    Vouch(NodeId),
     /// An operator's wish.
     Operate(Operation),
 }

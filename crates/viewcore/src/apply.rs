@@ -72,6 +72,11 @@ impl ClusterState {
         if partition.0 >= view.partition_count.get() {
             return Err(Refusal::NoSuchPartition(partition));
         }
+        if !view.configuration(partition).is_some_and(|configuration| configuration.votes(node)) {
+            // The view that ends it must come after the one that is noted; nothing else may ever change.
+            self.next_epoch(|_, _| {});
+            return Ok(Done::DamageNoted(view.epoch));
+        }
         let epoch = *self.out_of_service.entry((partition, node)).or_insert(view.epoch);
         Ok(Done::DamageNoted(epoch))
     }

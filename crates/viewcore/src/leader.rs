@@ -58,6 +58,8 @@ pub enum Event {
         /// Refused: nothing listens there. Otherwise it says nothing.
         refused: bool,
     },
+    /// An operator says that this node is gone: evidence, unless it was heard within the timeout (P21).
+    Vouched(NodeId),
     /// A primary can't commit, or can't finish its takeover (P19), or lost its memory of the term (P11).
     Stuck {
         /// Who reports.
@@ -167,6 +169,15 @@ impl Leader {
                 for node in without_session {
                     self.probe(now_ms, node, state, &mut effects);
                 }
+                for node in self.held_back.clone() {
+                    let Some(address) = state.node(node).map(|info| &info.address) else { continue };
+                    let at_its_address = state.nodes().filter(|other| other.id != node && other.address == *address);
+                    for other in at_its_address.map(|other| other.id).collect::<Vec<_>>() {
+                        if self.detector.answers(other, now_ms) {
+                            self.replaced_at_its_address(now_ms, other, state);
+                        }
+                    }
+                }
             }
             Event::Settled => self.proposing = false,
             Event::Registered { node, restarted } => {
@@ -177,7 +188,7 @@ impl Leader {
                 if restarted {
                     self.patience.restarted(node, now_ms);
                 }
-                self.replaced_at_its_address(node, state);
+                self.replaced_at_its_address(now_ms, node, state);
             }
             Event::SessionEnded(node) => {
                 self.sessions.remove(&node);
@@ -190,6 +201,11 @@ impl Leader {
                 self.observed.heartbeat(node, &heartbeat);
                 // The most frequent event by far, and nothing that can't wait for the next tick.
                 return effects;
+            }
+            Event::Vouched(node) => {
+                if !self.detector.answers(node, now_ms) {
+                    self.detector.refused(node);
+                }
             }
             Event::Suspect(node) => self.probe(now_ms, node, state, &mut effects),
             Event::Probed { node, refused } => {
@@ -221,11 +237,12 @@ impl Leader {
         }
     }
 
-    /// A node whose address another one has now, and which has no session, is not there any more.
-    fn replaced_at_its_address(&mut self, newcomer: NodeId, state: &ClusterState) {
+    /// A node whose address another one has now, and which has no session or is silent, is not there any more.
+    fn replaced_at_its_address(&mut self, now_ms: u64, newcomer: NodeId, state: &ClusterState) {
         let Some(address) = state.node(newcomer).map(|info| &info.address) else { return };
         for other in state.nodes() {
-            if other.alive && other.id != newcomer && other.address == *address && !self.sessions.contains(&other.id) {
+            let speaks = self.sessions.contains(&other.id) && self.detector.answers(other.id, now_ms);
+            if other.alive && other.id != newcomer && other.address == *address && !speaks {
                 self.detector.refused(other.id);
             }
         }

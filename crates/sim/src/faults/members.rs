@@ -57,10 +57,20 @@ pub(crate) fn tidy_up(ctx: &mut Context, group: &Group) {
     if group.state().policy().paused {
         wanted.push(Operation::ResumeMoves);
     }
+    let mut lost = Vec::new();
     for info in group.state().nodes() {
-        if !ctx.places.contains_key(&info.id) && info.duty != Duty::Removed {
+        let there = ctx.places.get(&info.id).is_some_and(|place| ctx.disks[*place].id == Some(info.id));
+        if !there && info.duty != Duty::Removed {
+            lost.push(info.id);
             wanted.push(Operation::SetDuty { node: info.id, duty: Duty::Removed });
         }
+    }
+    for info in group.state().nodes().filter(|info| !lost.is_empty() && info.duty == Duty::Draining) {
+        // Somebody has to take what is lost.
+        wanted.push(Operation::SetDuty { node: info.id, duty: Duty::Active });
+    }
+    for node in lost {
+        ctx.after(0, Happening::ToGroup(ToGroup::Vouch(node)));
     }
     for operation in wanted {
         ctx.after(0, Happening::ToGroup(ToGroup::Operate(operation)));
