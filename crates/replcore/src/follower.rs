@@ -45,6 +45,9 @@ impl Replica {
             self.truncate(end.max(self.committed).next());
         }
         self.commit_through(if on(Mutant::P10) { committed } else { committed.min(end) });
+        if self.installing.as_ref().is_some_and(|installing| installing.start.seq <= self.committed) {
+            self.abandon_install(effects);
+        }
         if self.configuration.as_ref().is_some_and(|c| c.term == term) {
             self.held_by_all = self.held_by_all.max(held_by_all.min(end));
         }

@@ -22,7 +22,7 @@ pub(crate) struct Installing {
     from: NodeId,
     term: Term,
     id: SnapshotId,
-    start: EntryId,
+    pub(crate) start: EntryId,
     /// Where its records go.
     generation: Generation,
     /// Parts handed to the state, and those that it has.

@@ -143,15 +143,15 @@ impl Replica {
         if !expected || fetching.from != from || fetching.last != last {
             return;
         }
-        let end = Seq(prev.seq.0 + entries.len() as u64);
-        // A second copy of an earlier part, or an answer that brings nothing.
-        if end <= fetching.after || entries.last().is_none_or(|entry| entry.id > last && !on(Mutant::P15Fetch)) {
-            return;
-        }
         let after = fetching.after;
         if prev.seq > after && !self.log.holds(prev) {
             // What is missing here is trimmed there: another member should be primary (P19).
             effects.push(Effect::ReportStuck { term, unreachable: Vec::new() });
+            return;
+        }
+        let end = Seq(prev.seq.0 + entries.len() as u64);
+        // A second copy of an earlier part, or an answer that brings nothing.
+        if end <= fetching.after || entries.last().is_none_or(|entry| entry.id > last && !on(Mutant::P15Fetch)) {
             return;
         }
         if !self.accept(entries, effects) {

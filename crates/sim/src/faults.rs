@@ -206,7 +206,9 @@ fn streams(ctx: &mut Context, nodes: &[Node], links: &[(Place, Place)], up: bool
 fn damage(ctx: &mut Context, nodes: &mut [Node], group: &Group, node: usize, partition: PartitionId) {
     let out_of_service = ctx.disks.iter().any(|disk| disk.is_out_of_service(partition));
     let configuration = group.view().and_then(|view| view.configuration(partition));
-    let can_bear_it = configuration.is_some_and(|configuration| configuration.replicas.len() >= 3);
+    let enough = |members: &[types::NodeId]| members.len() >= 3;
+    let can_bear_it = configuration
+        .is_some_and(|now| enough(&now.replicas) && (now.is_activated() || enough(&now.prior)));
     if out_of_service || !can_bear_it || ctx.counts.wiped > 0 || !nodes[node].is_accepted() {
         return;
     }

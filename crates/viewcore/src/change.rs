@@ -30,7 +30,7 @@ impl ClusterState {
             }
         }
         for node in &change.forgotten {
-            self.nonces.remove(node);
+            // Its nonce stays: a late copy of its first registration is no new node.
             self.weights.remove(node);
         }
         self.next_epoch(|view, term| {

@@ -324,7 +324,8 @@ impl Leader {
             .map(|(partition, stuck)| (*partition, &stuck.unreachable))
             .collect();
         let change = plan::move_primaries(state, &stuck, |node| self.detector.answers(node, now_ms))?;
-        for (partition, _) in &change.placements {
+        let moved = change.placements.iter().map(|(partition, _)| partition);
+        for partition in moved.chain(change.steps.iter().map(|(partition, _)| partition)) {
             self.patience.moved(*partition, now_ms);
         }
         self.unrest_ms = now_ms;

@@ -41,7 +41,8 @@ impl ClusterState {
             // A lost reply to a first registration is retried without an id: the nonce tells that it is the same one.
             None => match self.nonces.iter().find(|(_, nonce)| **nonce == registration.nonce) {
                 Some((node, _)) => {
-                    let known = view.nodes.get(node).ok_or(Refusal::UnknownNode(*node))?;
+                    let known = view.nodes.get(node).filter(|known| known.duty != Duty::Removed);
+                    let known = known.ok_or(Refusal::Forgotten(*node))?;
                     self.register_known(view, known, registration)
                 }
                 None => self.register_new(view, registration),

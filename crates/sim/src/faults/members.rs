@@ -65,7 +65,8 @@ pub(crate) fn tidy_up(ctx: &mut Context, group: &Group) {
             wanted.push(Operation::SetDuty { node: info.id, duty: Duty::Removed });
         }
     }
-    for info in group.state().nodes().filter(|info| !lost.is_empty() && info.duty == Duty::Draining) {
+    let rests = |duty| matches!(duty, Duty::Draining | Duty::Cordoned);
+    for info in group.state().nodes().filter(|info| !lost.is_empty() && rests(info.duty)) {
         // Somebody has to take what is lost.
         wanted.push(Operation::SetDuty { node: info.id, duty: Duty::Active });
     }

@@ -161,6 +161,12 @@ impl Node {
         if known.is_some_and(|known| known.epoch >= view.epoch) || process.writing_view >= view.epoch {
             return;
         }
+        // Forgotten while it was away: an operator gives it a new directory.
+        let own = ctx.disks[self.place].id;
+        if own.is_some_and(|own| !view.nodes.contains_key(&own)) {
+            self.wipe(ctx);
+            return self.start(ctx);
+        }
         process.writing_view = view.epoch;
         let start = process.start;
         let delay = ctx.random.between(50, ctx.plan.view_write_max);

@@ -1,7 +1,7 @@
 //! Changes of order: the same members, another primary.
 
 use super::primaries;
-use crate::command::{Cause, Change};
+use crate::command::{Cause, Change, Step};
 use crate::observed::Observed;
 use crate::state::ClusterState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,7 +73,7 @@ pub fn move_primaries(
     }
     let view = state.view()?;
     let mut chooser = Chooser::new(state);
-    let mut placements = Vec::new();
+    let (mut placements, mut steps) = (Vec::new(), Vec::new());
     for (partition, unreachable) in stuck {
         let Some(configuration) = view.configuration(*partition) else { continue };
         let Some(primary) = configuration.primary() else { continue };
@@ -88,11 +88,19 @@ pub fn move_primaries(
                 let order = reordered(configuration, chosen, |node| usable(node) && node != primary);
                 placements.push((*partition, order));
             }
+            // P19: it lacks what only the members before have.
+            None if !configuration.is_activated() && state.has_majority(*partition, &configuration.prior) => {
+                let prior = Configuration { replicas: configuration.prior.clone(), ..configuration.as_ref().clone() };
+                if let Some(chosen) = chooser.choose(&prior, acceptable) {
+                    chooser.moved(primary, chosen);
+                    steps.push((*partition, Step::Members(reordered(&prior, chosen, usable))));
+                }
+            }
             None if unreachable.is_empty() => placements.push((*partition, configuration.replicas.clone())),
             None => {}
         }
     }
-    Change { placements, ..Change::new(view.epoch, Cause::Failover) }.if_any()
+    Change { placements, steps, ..Change::new(view.epoch, Cause::Failover) }.if_any()
 }
 
 /// Moves at most `moves_max` primaries towards an even load: only of partitions that serve, and only to replicas that
