@@ -93,7 +93,7 @@ pub enum Body {
     },
 }
 
-/// Names a snapshot among those of one term, which has one primary.
+/// Names a snapshot among those of one partition that one start of a node sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotId(pub u64);
 

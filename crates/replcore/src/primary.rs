@@ -1,7 +1,7 @@
 //! Writing, as primary: judge, append, send, count, answer (P7–P12, P16, P19, P28).
 
 use crate::event::{Answer, Effect, Proposal, State, Token};
-use crate::message::{Body, SnapshotId};
+use crate::message::Body;
 use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
 use crate::reads::{Reads, Waiting};
@@ -29,8 +29,6 @@ pub(crate) struct Primary {
     /// P9: the configuration has no prior, or its activation is committed at the viewleader.
     activated: bool,
     pub(crate) followers: Vec<Follower>,
-    /// Snapshots begun.
-    snapshots: u64,
     /// The log was given to the disk through here. What is beyond never left this node.
     flushed: Seq,
     writes: VecDeque<PendingWrite>,
@@ -171,10 +169,6 @@ impl Primary {
         self.followers.iter_mut().find(|follower| follower.node == node)
     }
 
-    pub(crate) fn next_snapshot(&mut self) -> SnapshotId {
-        self.snapshots += 1;
-        SnapshotId(self.snapshots)
-    }
 
     /// Reads were confirmed. Where writes wait too, only they count: their disks may hang while peers still answer.
     pub(crate) fn reads_moved(&mut self, committed: Seq) {
@@ -226,7 +220,6 @@ impl Replica {
             serving: false,
             activated: configuration.is_activated(),
             followers: followers.collect(),
-            snapshots: 0,
             flushed,
             writes: VecDeque::new(),
             uncommitted_bytes: 0,

@@ -49,6 +49,8 @@ pub struct Replica {
     pub(crate) highest_generation: Generation,
     /// See [`Base::settled`].
     pub(crate) settled: Seq,
+    /// Snapshots begun by this start of the node.
+    pub(crate) snapshots: u64,
     /// A snapshot that is being taken in (P23).
     pub(crate) installing: Option<Installing>,
 
@@ -126,6 +128,7 @@ impl Replica {
             deleted: BTreeSet::new(),
             highest_generation: base.highest_generation.max(base.generation),
             settled: base.settled,
+            snapshots: 0,
             installing: None,
             view_epoch: Epoch(0),
             configuration: None,

@@ -83,7 +83,9 @@ impl Replica {
     pub(crate) fn begin_sending(&mut self, to: NodeId, effects: &mut Vec<Effect>) {
         let (start, patience) = (self.applied, self.settings.resend_ticks);
         let Role::Primary(primary) = &mut self.role else { return };
-        let id = primary.next_snapshot();
+        // A page that was read for an earlier term's snapshot is none of this one's.
+        self.snapshots += 1;
+        let id = SnapshotId(self.snapshots);
         let Some(follower) = primary.follower_mut(to) else { return };
         follower.begin_sending(Sending::new(id, start, patience));
         self.advance_sending(to, effects);
