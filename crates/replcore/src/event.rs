@@ -174,6 +174,8 @@ pub enum Effect {
         term: Term,
         /// Members that do not answer.
         unreachable: Vec<NodeId>,
+        /// The member that has what this one lacks and can't be given any more: it should be primary.
+        holder: Option<NodeId>,
     },
     /// P3: this replica is out of service. Repeated until [`Event::DamageNoted`].
     ReportDamaged,

@@ -49,6 +49,10 @@ impl Replica {
             let body = Body::Mismatch { last: self.log.last(), committed: self.committed };
             return self.send_when_persisted(from, Message { term, body }, effects);
         }
+        let newer = |i: &Installing| i.from == from && i.term == term && i.id.0 > chunk.snapshot.0;
+        if self.installing.as_ref().is_some_and(newer) {
+            return; // an earlier snapshot's, late
+        }
         let known = |i: &Installing| (i.from, i.term, i.id, i.start) == (from, term, chunk.snapshot, chunk.start);
         if !self.installing.as_ref().is_some_and(known) {
             if chunk.number > 0 {
@@ -65,8 +69,13 @@ impl Replica {
             }
             return;
         }
-        if chunk.number > installing.received || installing.settled.is_some() {
-            return; // one before it is missing, and will be sent again
+        if chunk.number > installing.received {
+            // One before it is missing.
+            let taken = installing.taken;
+            return self.say_taken(from, term, chunk.snapshot, taken, effects);
+        }
+        if installing.settled.is_some() {
+            return;
         }
         installing.received += 1;
         installing.settled = chunk.settled;

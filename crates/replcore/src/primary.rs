@@ -35,7 +35,7 @@ pub(crate) struct Primary {
     uncommitted_bytes: usize,
     pub(crate) reads: Reads,
     /// Ticks since something that waits has moved.
-    still_ticks: u32,
+    pub(crate) still_ticks: u32,
 }
 
 #[derive(Debug)]
@@ -625,7 +625,8 @@ impl Replica {
                 .followers
                 .iter()
                 .filter(|f| f.votes && (f.matched < last || primary.reads.open_round(f.node).is_some()));
-            effects.push(Effect::ReportStuck { term, unreachable: silent.map(|f| f.node).collect() });
+            let unreachable = silent.map(|f| f.node).collect();
+            effects.push(Effect::ReportStuck { term, unreachable, holder: None });
         }
         if !primary.activated && primary.still_ticks.is_multiple_of(settings.resend_ticks) {
             self.try_commit(effects);

@@ -164,6 +164,8 @@ impl Replica {
         effects: &mut Vec<Effect>,
     ) {
         let Role::Primary(primary) = &mut self.role else { return };
+        // Nobody else would be faster.
+        primary.still_ticks = 0;
         let Some(follower) = primary.follower_mut(from) else { return };
         let Some(sending) = follower.sending.as_mut().filter(|sending| sending.id == snapshot) else { return };
         let oldest = sending.unanswered.front().map_or(sending.next_number, |chunk| chunk.number);

@@ -33,6 +33,8 @@ struct Fetching {
     patience_ticks: u32,
     /// How often it was asked in vain.
     asked: u32,
+    /// What is missing here is trimmed there.
+    trimmed_there: bool,
 }
 
 /// How often a silent source is asked again before another is looked for.
@@ -115,7 +117,7 @@ impl Replica {
             // Everything committed here is in the other log too, so the difference starts there at the latest.
             let after = self.committed;
             let patience_ticks = self.settings.resend_ticks;
-            takeover.fetching = Some(Fetching { from, last, after, silent_ticks: 0, patience_ticks, asked: 0 });
+            takeover.fetching = Some(Fetching { from, last, after, silent_ticks: 0, patience_ticks, asked: 0, trimmed_there: false });
             let term = takeover.term;
             self.send(from, term, Body::Fetch { after, last }, effects);
             return;
@@ -137,8 +139,8 @@ impl Replica {
         effects: &mut Vec<Effect>,
     ) {
         // P15: used only while the own promise is the term, and only if it is what was sealed.
-        let Role::Taking(takeover) = &self.role else { return };
-        let Some(fetching) = &takeover.fetching else { return };
+        let Role::Taking(takeover) = &mut self.role else { return };
+        let Some(fetching) = &mut takeover.fetching else { return };
         let expected = takeover.term == term && self.promised == term;
         if !expected || fetching.from != from || fetching.last != last {
             return;
@@ -146,7 +148,8 @@ impl Replica {
         let after = fetching.after;
         if prev.seq > after && !self.log.holds(prev) {
             // What is missing here is trimmed there: another member should be primary (P19).
-            effects.push(Effect::ReportStuck { term, unreachable: Vec::new() });
+            fetching.trimmed_there = true;
+            effects.push(Effect::ReportStuck { term, unreachable: Vec::new(), holder: Some(from) });
             return;
         }
         let end = Seq(prev.seq.0 + entries.len() as u64);
@@ -192,12 +195,14 @@ impl Replica {
         let (Role::Taking(takeover), Some(configuration)) = (&mut self.role, &self.configuration) else { return };
         takeover.ticks += 1;
         if takeover.ticks.is_multiple_of(settings.stuck_ticks) {
+            let holder = takeover.fetching.as_ref().filter(|fetching| fetching.trimmed_there).map(|fetching| fetching.from);
             let silent = |n: &&NodeId| match &takeover.fetching {
+                Some(fetching) if fetching.trimmed_there => false,
                 Some(fetching) => fetching.from == **n,
                 None => **n != self.me && !takeover.sealed.contains_key(n),
             };
             let unreachable = collected(configuration).iter().filter(silent).copied().collect();
-            effects.push(Effect::ReportStuck { term: takeover.term, unreachable });
+            effects.push(Effect::ReportStuck { term: takeover.term, unreachable, holder });
         }
         let resend = takeover.ticks.is_multiple_of(settings.resend_ticks);
         if let Some(fetching) = &mut takeover.fetching {

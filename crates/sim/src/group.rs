@@ -73,9 +73,9 @@ impl Group {
                 }
                 self.step(ctx, Event::Heartbeat(id, heartbeat));
             }
-            ToGroup::Stuck { node, partition, term, unreachable } => {
+            ToGroup::Stuck { node, partition, term, unreachable, holder } => {
                 let unreachable = unreachable.into_iter().collect();
-                self.step(ctx, Event::Stuck { node, partition, term, unreachable });
+                self.step(ctx, Event::Stuck { node, partition, term, unreachable, holder });
             }
             ToGroup::Activated { node, start, partition, term } => {
                 let whose = Whose::Activating { node, start, partition, term };

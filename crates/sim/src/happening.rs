@@ -140,7 +140,7 @@ pub(crate) enum Timer {
 pub(crate) enum ToGroup {
     Register { node: usize, start: u64, registration: Registration },
     Heartbeat { node: usize, start: u64, id: NodeId, heartbeat: Heartbeat },
-    Stuck { node: NodeId, partition: PartitionId, term: Term, unreachable: Vec<NodeId> },
+    Stuck { node: NodeId, partition: PartitionId, term: Term, unreachable: Vec<NodeId>, holder: Option<NodeId> },
     Activated { node: usize, start: u64, partition: PartitionId, term: Term },
     Damaged { node: usize, start: u64, id: NodeId, partition: PartitionId },
     WantView { node: usize, start: u64, epoch: Epoch },

@@ -148,9 +148,10 @@ impl Reports {
                 Message::Damaged(v1::Damaged { partition: partition.0 })
             } else if let Some((partition, term)) = board.activated.pop_first() {
                 Message::Activated(v1::Activated { partition: partition.0, term: term.0 })
-            } else if let Some((partition, (term, unreachable))) = board.stuck.pop_first() {
+            } else if let Some((partition, (term, unreachable, holder))) = board.stuck.pop_first() {
                 let unreachable = numbers(&unreachable);
-                Message::Stuck(v1::Stuck { partition: partition.0, term: term.0, unreachable })
+                let holder = holder.unwrap_or_default().0;
+                Message::Stuck(v1::Stuck { partition: partition.0, term: term.0, unreachable, holder })
             } else {
                 break;
             };

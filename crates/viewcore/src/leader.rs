@@ -70,6 +70,8 @@ pub enum Event {
         term: Term,
         /// Members that it could not reach.
         unreachable: BTreeSet<NodeId>,
+        /// The member that has what it lacks and can't be given any more.
+        holder: Option<NodeId>,
     },
 }
 
@@ -91,7 +93,7 @@ pub enum Effect {
 #[derive(Clone, Debug)]
 struct Stuck {
     term: Term,
-    unreachable: BTreeSet<NodeId>,
+    report: plan::StuckReport,
     reported_ms: u64,
 }
 
@@ -215,10 +217,11 @@ impl Leader {
                     self.detector.refused(node);
                 }
             }
-            Event::Stuck { node, partition, term, unreachable } => {
+            Event::Stuck { node, partition, term, unreachable, holder } => {
                 let current = state.view().and_then(|view| view.configuration(partition));
                 if current.is_some_and(|current| current.term == term && current.primary() == Some(node)) {
-                    self.stuck.insert(partition, Stuck { term, unreachable, reported_ms: now_ms });
+                    let report = plan::StuckReport { unreachable, holder };
+                    self.stuck.insert(partition, Stuck { term, report, reported_ms: now_ms });
                 }
             }
         }
@@ -317,11 +320,11 @@ impl Leader {
             now_ms.saturating_sub(stuck.reported_ms) <= STUCK_BELIEVED_MS
                 && view.configuration(*partition).is_some_and(|current| current.term == stuck.term)
         });
-        let stuck: BTreeMap<PartitionId, &BTreeSet<NodeId>> = self
+        let stuck: BTreeMap<PartitionId, &plan::StuckReport> = self
             .stuck
             .iter()
             .filter(|(partition, _)| self.patience.may_move(**partition, now_ms))
-            .map(|(partition, stuck)| (*partition, &stuck.unreachable))
+            .map(|(partition, stuck)| (*partition, &stuck.report))
             .collect();
         let change = plan::move_primaries(state, &stuck, |node| self.detector.answers(node, now_ms))?;
         let moved = change.placements.iter().map(|(partition, _)| partition);

@@ -42,6 +42,7 @@ impl World {
             Ok(Done::Changed(_)) => "changed".to_owned(),
             Ok(Done::Activated) => "activated".to_owned(),
             Ok(Done::DamageNoted(epoch)) => format!("damage noted at {epoch}"),
+            Ok(Done::Operated(_)) => "operated".to_owned(),
             Err(refusal) => format!("refused ({:?}): {refusal}", refusal.code()),
         };
         if self.state.epoch() != before {
@@ -184,11 +185,11 @@ impl goldenscript::Runner for World {
                 let all: Vec<_> = self.state.configurations().map(|(p, c)| (p, c.term, c.primary())).collect();
                 for (partition, term, primary) in all {
                     let Some(primary) = primary else { continue };
-                    let serving = vec![Serving { partition, term, behind: behind.clone() }];
+                    let serving = vec![Serving { partition, term, behind: behind.clone(), filled: None }];
                     self.step(Event::Heartbeat(primary, Heartbeat { serving, ..Heartbeat::default() }), &mut out);
                 }
             }
-            // stuck PARTITION [term=N] [unreachable=N/N]: by its primary, at its present term unless another is given.
+            // stuck PARTITION [term=N] [unreachable=N/N] [holder=N]: by its primary, at its present term unless another is given.
             "stuck" => {
                 let partition = PartitionId(args.next_pos().ok_or("no partition")?.parse()?);
                 let view = self.state.view().ok_or("no view")?;
@@ -196,8 +197,9 @@ impl goldenscript::Runner for World {
                 let node = configuration.primary().ok_or("no primary")?;
                 let term = Term(args.take_key("term").map_or(Ok(configuration.term.0), str::parse)?);
                 let unreachable = list(args.take_key("unreachable").unwrap_or_default())?;
+                let holder = args.take_key("holder").map(str::parse).transpose()?.map(NodeId);
                 args.reject_next()?;
-                self.step(Event::Stuck { node, partition, term, unreachable }, &mut out);
+                self.step(Event::Stuck { node, partition, term, unreachable, holder }, &mut out);
             }
             // activated PARTITION TERM; damage NODE PARTITION
             "activated" => {

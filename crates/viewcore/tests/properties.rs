@@ -84,9 +84,10 @@ fn steps() -> impl Strategy<Value = Step> {
 
 fn command(step: &Step, state: &ClusterState) -> Option<Command> {
     match step {
-        Step::Fail { dead, alive, avoid } => plan::failover(state, dead, alive, avoid).map(Command::Change),
+        Step::Fail { dead, alive, avoid } => plan::failover(state, &Observed::default(), dead, alive, avoid).map(Command::Change),
         Step::Stuck { partition, unreachable } => {
-            plan::move_primaries(state, &BTreeMap::from([(PartitionId(*partition), unreachable)]), |_| true)
+            let report = plan::StuckReport { unreachable: unreachable.clone(), holder: None };
+            plan::move_primaries(state, &BTreeMap::from([(PartitionId(*partition), &report)]), |_| true)
                 .map(Command::Change)
         }
         Step::Register { node, incarnation, nonce } => Some(Command::Register(register(*node, *incarnation, *nonce))),
@@ -134,7 +135,7 @@ proptest! {
     #[test]
     fn failover_leaves_no_partition_behind(count in 2u64..9, dead in nodes(8), avoid in nodes(8)) {
         let mut state = cluster(64, 3, count);
-        if let Some(change) = plan::failover(&state, &dead, &BTreeSet::new(), &avoid) {
+        if let Some(change) = plan::failover(&state, &Observed::default(), &dead, &BTreeSet::new(), &avoid) {
             state.apply(&Command::Change(change)).unwrap();
         }
         for (partition, configuration) in state.configurations() {
@@ -147,7 +148,7 @@ proptest! {
             let unavoided = |node: &NodeId| state.is_alive(*node) && !avoid.contains(node);
             prop_assert!(!configuration.replicas.iter().any(unavoided) || unavoided(&primary));
         }
-        let again = plan::failover(&state, &dead, &BTreeSet::new(), &avoid);
+        let again = plan::failover(&state, &Observed::default(), &dead, &BTreeSet::new(), &avoid);
         prop_assert_eq!(again, None, "a second change finds nothing to do");
     }
 
@@ -156,7 +157,7 @@ proptest! {
     fn the_survivors_share_what_a_dead_node_led(count in 3u64..9) {
         let mut state = cluster(256, 3, count);
         let dead = BTreeSet::from([NodeId(1)]);
-        let change = plan::failover(&state, &dead, &BTreeSet::new(), &BTreeSet::new()).unwrap();
+        let change = plan::failover(&state, &Observed::default(), &dead, &BTreeSet::new(), &BTreeSet::new()).unwrap();
         state.apply(&Command::Change(change)).unwrap();
         let mut led: BTreeMap<NodeId, u32> = BTreeMap::new();
         for (_, configuration) in state.configurations() {

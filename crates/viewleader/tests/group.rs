@@ -202,7 +202,7 @@ async fn nonsense_ends_the_session_and_nothing_else() {
         FromNode::Register(node.register.clone()),
         FromNode::Heartbeat(v1::Heartbeat { serving, ..Default::default() }),
         FromNode::Activated(v1::Activated { partition: u32::MAX, term: 1 }),
-        FromNode::Stuck(v1::Stuck { partition: 16, term: u64::MAX, unreachable: vec![u64::MAX] }),
+        FromNode::Stuck(v1::Stuck { partition: 16, term: u64::MAX, unreachable: vec![u64::MAX], holder: u64::MAX }),
         FromNode::Damaged(v1::Damaged { partition: 16 }),
     ] {
         let mut session = cluster.join(node.register.clone()).await.session;
@@ -256,7 +256,7 @@ async fn a_nodes_reports_are_answered() {
     let moved = session.view_where(|view| view.configurations[damaged as usize].primary() != Some(own)).await;
     assert_eq!(moved.epoch, view.epoch.next());
 
-    let report = v1::Stuck { partition: stuck, term: configuration.term.0, unreachable: vec![] };
+    let report = v1::Stuck { partition: stuck, term: configuration.term.0, unreachable: vec![], holder: 0 };
     session.send(FromNode::Stuck(report)).await;
     session.view_where(|view| view.configurations[stuck as usize].primary() != Some(own)).await;
 

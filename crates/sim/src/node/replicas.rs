@@ -145,12 +145,12 @@ impl Node {
                 let what = ToGroup::Activated { node: place, start, partition, term };
                 ctx.send(here, Place::Leader, Happening::ToGroup(what));
             }
-            Effect::ReportStuck { term, unreachable } => {
+            Effect::ReportStuck { term, unreachable, holder } => {
                 let node = ctx.disks[place].id.unwrap_or_default();
                 ctx.trace.note(now, &[8, place as u64, term.0], || {
                     format!("{name}: {partition} is stuck at {term}, {unreachable:?} do not answer")
                 });
-                let what = ToGroup::Stuck { node, partition, term, unreachable };
+                let what = ToGroup::Stuck { node, partition, term, unreachable, holder };
                 ctx.send(here, Place::Leader, Happening::ToGroup(what));
             }
             Effect::ReportDamaged => {

@@ -436,9 +436,9 @@ impl Worker {
                     }
                 }
                 Effect::ReportActivated { term } => self.parts.reports.activated(partition, term),
-                Effect::ReportStuck { term, unreachable } => {
-                    tracing::warn!(%partition, %term, ?unreachable, "the primary makes no progress");
-                    self.parts.reports.stuck(partition, term, unreachable);
+                Effect::ReportStuck { term, unreachable, holder } => {
+                    tracing::warn!(%partition, %term, ?unreachable, ?holder, "the primary makes no progress");
+                    self.parts.reports.stuck(partition, term, unreachable, holder);
                 }
                 Effect::ReportDamaged => {
                     tracing::error!(%partition, "out of service: its data here is damaged");

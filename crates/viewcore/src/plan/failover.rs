@@ -60,12 +60,22 @@ pub fn failover(
     Change { dead, alive, placements, ..Change::new(view.epoch, Cause::Failover) }.if_any()
 }
 
-/// Gives partitions that reported themselves stuck, each with the members its primary could not reach, to other replicas
-/// (P19): usable ones that `answers` names, rather not those that the primary could not reach. Where there is no other,
+/// What a primary that makes no progress reports (P19).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StuckReport {
+    /// Members that it could not reach.
+    pub unreachable: BTreeSet<NodeId>,
+    /// The member that has what it lacks and can't be given any more.
+    pub holder: Option<NodeId>,
+}
+
+/// Gives partitions that reported themselves stuck to other replicas (P19): to who has what the primary lacks; else to
+/// usable ones that `answers` names, rather not to those that the primary could not reach. Where the members are not
+/// activated and lack what only those before have, these are the members again. Where there is no other,
 /// and the primary blames nobody, it asks for a new term (P11), and gets it.
 pub fn move_primaries(
     state: &ClusterState,
-    stuck: &BTreeMap<PartitionId, &BTreeSet<NodeId>>,
+    stuck: &BTreeMap<PartitionId, &StuckReport>,
     answers: impl Fn(NodeId) -> bool,
 ) -> Option<Change> {
     if stuck.is_empty() {
@@ -74,14 +84,21 @@ pub fn move_primaries(
     let view = state.view()?;
     let mut chooser = Chooser::new(state);
     let (mut placements, mut steps) = (Vec::new(), Vec::new());
-    for (partition, unreachable) in stuck {
+    for (partition, report) in stuck {
+        let StuckReport { unreachable, holder } = report;
         let Some(configuration) = view.configuration(*partition) else { continue };
         let Some(primary) = configuration.primary() else { continue };
         let usable = |node: NodeId| state.is_usable(*partition, node);
         let acceptable = |node: NodeId| node != primary && usable(node) && answers(node);
-        let chosen = chooser
-            .choose(configuration, |node| acceptable(node) && !unreachable.contains(&node))
-            .or_else(|| chooser.choose(configuration, acceptable));
+        let holder = holder.filter(|holder| acceptable(*holder));
+        let only_before = holder.is_some_and(|holder| !configuration.replicas.contains(&holder));
+        let chosen = match holder {
+            Some(holder) if !only_before => Some(holder),
+            Some(_) if !configuration.is_activated() => None,
+            _ => chooser
+                .choose(configuration, |node| acceptable(node) && !unreachable.contains(&node))
+                .or_else(|| chooser.choose(configuration, acceptable)),
+        };
         match chosen {
             Some(chosen) => {
                 chooser.moved(primary, chosen);
@@ -91,7 +108,8 @@ pub fn move_primaries(
             // P19: it lacks what only the members before have.
             None if !configuration.is_activated() && state.has_majority(*partition, &configuration.prior) => {
                 let prior = Configuration { replicas: configuration.prior.clone(), ..configuration.as_ref().clone() };
-                if let Some(chosen) = chooser.choose(&prior, acceptable) {
+                let holds = |node: NodeId| acceptable(node) && holder.is_none_or(|holder| holder == node);
+                if let Some(chosen) = chooser.choose(&prior, holds) {
                     chooser.moved(primary, chosen);
                     steps.push((*partition, Step::Members(reordered(&prior, chosen, usable))));
                 }

@@ -13,7 +13,7 @@ pub mod placement;
 pub mod primaries;
 pub mod shares;
 
-pub use failover::{balance, failover, move_primaries};
+pub use failover::{StuckReport, balance, failover, move_primaries};
 
 use crate::command::{Cause, Change};
 use crate::state::ClusterState;

@@ -4,14 +4,14 @@
 //! one partition lie in distinct zones where zones allow; a node that leaves has nothing; every partition has as many
 //! replicas as asked for, or as there are nodes. Nodes that neither receive nor leave keep what they hold, and the others
 //! share the rest. All this depends on the nodes and on what is pinned to such nodes, never on what the others hold
-//! ([`rules`]), so that it stays the same from one round to the next.
+//! (`rules`), so that it stays the same from one round to the next.
 //!
 //! **How.** A placement is a flow: from each partition one unit per replica, through the partition's zones, each of which
 //! lets at most so many pass, to the nodes, each of which takes its share rounded down at least and rounded up at most.
 //! A unit that goes where it did not go before costs one move, so the fewest moves are a flow of least cost. It is
 //! found by successive shortest paths (Jewell, Iri, Busacker and Gowen; Ahuja, Magnanti and Orlin, *Network Flows*,
 //! chapter 9): start with what is there, which costs nothing, and as long as a replica is missing, a node has too many or
-//! one too few, move replicas along the cheapest path ([`flow`]). Nearly always that path is one move from where there is
+//! one too few, move replicas along the cheapest path (`flow`). Nearly always that path is one move from where there is
 //! too much to where there is too little, which is found without a search.
 //!
 //! **Rounds.** A partition takes one step at a time: a step adds a replica, replaces one or removes one, and after each
@@ -27,7 +27,6 @@ mod rules;
 mod table;
 
 use rules::{Aim, Rules};
-use std::cmp::Reverse;
 use table::Table;
 
 /// What the planner of moves knows of one node.
@@ -122,9 +121,4 @@ fn step(nodes: &[Holder], rules: &Rules, partition: u32, aim: &Aim, placed: &[us
         (urgency, Some(joins(Some(goes))?), Some(goes))
     };
     Some((urgency, Move { partition, joins, leaves }))
-}
-
-/// Orders places by how far they are above their share, the furthest first.
-fn by_surplus(rules: &Rules, loads: impl Fn(usize) -> usize) -> impl Fn(&usize) -> (Reverse<i64>, usize) {
-    move |place| (Reverse(loads(*place) as i64 - i64::from(rules.least[*place])), *place)
 }

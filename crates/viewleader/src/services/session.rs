@@ -269,7 +269,9 @@ impl Session {
                 let partition = self.partition(stuck.partition)?;
                 let unreachable: BTreeSet<NodeId> = stuck.unreachable.into_iter().map(NodeId).collect();
                 tracing::info!(node = %self.node, %partition, term = stuck.term, ?unreachable, "a primary is stuck");
-                self.tell(Event::Stuck { node: self.node, partition, term: Term(stuck.term), unreachable }).await?;
+                let holder = (stuck.holder != 0).then_some(NodeId(stuck.holder));
+                let term = Term(stuck.term);
+                self.tell(Event::Stuck { node: self.node, partition, term, unreachable, holder }).await?;
             }
             FromNode::Damaged(v1::Damaged { partition }) => {
                 let command = Command::NoteDamage { node: self.node, partition: self.partition(partition)? };

@@ -51,7 +51,10 @@ pub(crate) fn effect(effect: &Effect) -> String {
         Effect::Reply { token, answer } => format!("answers #{}: {}", token.0, self::answer(answer)),
         Effect::Serving { term: Some(term) } => format!("serves {term}"),
         Effect::Serving { term: None } => "serves no more".into(),
-        Effect::ReportStuck { term, unreachable } => format!("is stuck in {term}, unreachable {unreachable:?}"),
+        Effect::ReportStuck { term, unreachable, holder: None } => {
+            format!("is stuck in {term}, unreachable {unreachable:?}")
+        }
+        Effect::ReportStuck { term, holder: Some(holder), .. } => format!("is stuck in {term}, {holder} has its log"),
         Effect::WantView => "asks for the newest view".into(),
         other => format!("{other:?}"),
     }

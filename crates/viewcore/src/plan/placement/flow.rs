@@ -7,21 +7,28 @@
 //! other nodes where not.
 //!
 //! A path is a chain of exchanges. An exchange costs one where a node joins a partition of which it is no replica now, and
-//! saves one where such a node gives way again. A search that fails has found nodes from which no path leads on; that
-//! stays so, because no later path enters what can't be left, so no search enters them again: failures don't add up.
+//! saves one where such a node gives way again. Paths that cost one are looked for first, from everywhere, then those that
+//! cost two, and so on. A search that fails has found nodes from which no path leads on at this cost; that stays so,
+//! because no later path enters what can't be left, so no search enters them again: failures don't add up.
 
-use super::by_surplus;
 use super::table::{Exchange, Table};
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 /// Comparisons after which no better partition is looked for to be handed on: spreading is a wish, speed a need.
-const COMPARISONS: usize = 1000;
+const COMPARISONS: usize = 200;
+
+/// Costs up to which paths are looked for, one after the other: few cost more than two moves.
+const COSTS: [i64; 4] = [1, 2, 3, NO_LIMIT];
+const NO_LIMIT: i64 = 1 << 24;
 
 /// Makes the placement complete and even.
 pub(super) fn settle(table: &mut Table<'_>) {
     let rules = table.rules;
     let open: Vec<usize> = (0..rules.open.len()).filter(|place| rules.open[*place]).collect();
-    for (bound, cost_max) in [(&rules.least, 1), (&rules.most, i64::MAX)] {
+    for (bound, cost_max) in
+        [(&rules.least, 1)].into_iter().chain(COSTS.into_iter().map(|cost_max| (&rules.most, cost_max)))
+    {
         for partition in incomplete(table) {
             let receivers = below(table, &open, bound);
             complete(table, partition, &receivers, |load, to| (bound[to] as usize).saturating_sub(load));
@@ -29,15 +36,13 @@ pub(super) fn settle(table: &mut Table<'_>) {
         for from in overfull(table, &open) {
             hand_on(table, from, &below(table, &open, bound), bound);
         }
-        let mut search = Search { open: &open, cost_max, closed: vec![false; rules.open.len()] };
+        let mut search = Search::new(&open, cost_max, rules.open.len());
         for partition in incomplete(table) {
-            while table.wants(partition) > 0
-                && search.shift(table, Source::Missing(partition), |load, to| load < bound[to])
-            {}
+            while table.wants(partition) > 0 && search.shift(table, Source::Missing(partition), bound) {}
         }
         for from in overfull(table, &open) {
             let too_many = |table: &Table<'_>| table.load(from) > rules.most[from] as usize;
-            while too_many(table) && search.shift(table, Source::Nodes(vec![from]), |load, to| load < bound[to]) {}
+            while too_many(table) && search.shift(table, Source::Nodes(vec![from]), bound) {}
         }
     }
     // Where pinned replicas are in the way of even shares, a replica matters more.
@@ -47,19 +52,23 @@ pub(super) fn settle(table: &mut Table<'_>) {
     feed(table, &open);
 }
 
-/// Partitions that lack replicas.
+/// Partitions that lack replicas, those with the least choice of zones first.
 fn incomplete(table: &Table<'_>) -> Vec<u32> {
-    (0..table.rules.aims.len() as u32).filter(|partition| table.wants(*partition) > 0).collect()
+    let all = 0..table.rules.aims.len() as u32;
+    let mut partitions: Vec<u32> = all.filter(|partition| table.wants(*partition) > 0).collect();
+    partitions.sort_by_cached_key(|partition| Reverse(table.full_zones(*partition, None).len()));
+    partitions
 }
 
 /// Nodes with more than they are to hold at most, the fullest first.
 fn overfull(table: &Table<'_>, open: &[usize]) -> Vec<usize> {
     let mut places: Vec<usize> =
         open.iter().copied().filter(|place| table.load(*place) > table.rules.most[*place] as usize).collect();
-    places.sort_by_key(by_surplus(table.rules, |place| table.load(place)));
+    places.sort_by_key(|place| (Reverse(table.load(*place) - table.rules.most[*place] as usize), *place));
     places
 }
 
+/// Nodes that hold less than their bound.
 fn below(table: &Table<'_>, open: &[usize], bound: &[u32]) -> Vec<usize> {
     open.iter().copied().filter(|place| table.load(*place) < bound[*place] as usize).collect()
 }
@@ -80,8 +89,8 @@ fn hand_on(table: &mut Table<'_>, from: usize, receivers: &[usize], bound: &[u32
         return;
     }
     // What it would have to receive itself first, then what nothing else happens to in this round.
-    let mut partitions = table.holds(from).to_vec();
-    partitions.sort_by_key(|partition| (!table.is_new(*partition, from), !table.is_untouched(*partition), *partition));
+    let mut partitions: Vec<u32> = table.holds(from).to_vec();
+    partitions.sort_by_cached_key(|partition| (!table.is_new(*partition, from), !table.is_untouched(*partition)));
     let window = (COMPARISONS / receivers.len()).max(1);
     while table.load(from) > table.rules.most[from] as usize && !partitions.is_empty() {
         let room = |to: usize| (bound[to] as usize).saturating_sub(table.load(to));
@@ -100,28 +109,35 @@ fn hand_on(table: &mut Table<'_>, from: usize, receivers: &[usize], bound: &[u32
     }
 }
 
-/// Fills the nodes that are below their least from those above theirs.
+/// Fills the nodes that are below their least from those above theirs: first with what these are to receive themselves,
+/// which costs nothing more.
 fn feed(table: &mut Table<'_>, open: &[usize]) {
     let rules = table.rules;
-    let mut reached: Option<Vec<bool>> = None;
-    for &to in open {
-        while table.load(to) < rules.least[to] as usize {
-            let mut donors: Vec<usize> =
-                open.iter().copied().filter(|place| table.load(*place) > rules.least[*place] as usize).collect();
-            donors.sort_by_key(by_surplus(rules, |place| table.load(place)));
-            if let Some(exchange) = donors.iter().find_map(|from| best_offer(table, *from, to)) {
+    let donors = |table: &Table<'_>| -> Vec<usize> {
+        open.iter().copied().filter(|place| table.load(*place) > rules.least[*place] as usize).collect()
+    };
+    let may_receive =
+        |table: &Table<'_>, place: &usize| table.holds(*place).iter().any(|held| table.is_new(*held, *place));
+    let search = |cost_max| Search::new(open, cost_max, rules.open.len());
+    loop {
+        let mut newly = donors(table);
+        newly.retain(|place| may_receive(table, place));
+        if newly.is_empty() || !search(0).shift(table, Source::Nodes(newly), &rules.least) {
+            break;
+        }
+    }
+    for to in below(table, open, &rules.least) {
+        for from in donors(table) {
+            if table.load(to) >= rules.least[to] as usize {
+                break;
+            }
+            if let Some(exchange) = best_offer(table, from, to) {
                 table.exchange(exchange);
-                continue;
-            }
-            if reached.as_ref().is_some_and(|reached| !reached[to]) {
-                break;
-            }
-            let mut search = Search { open, cost_max: i64::MAX, closed: vec![false; rules.open.len()] };
-            if !search.shift(table, Source::Nodes(donors), |_, end| end == to) {
-                reached = Some(search.closed);
-                break;
             }
         }
+    }
+    for cost_max in COSTS {
+        while search(cost_max).shift(table, Source::Nodes(donors(table)), &rules.least) {}
     }
 }
 
@@ -144,13 +160,13 @@ enum Source {
     Nodes(Vec<usize>),
 }
 
-/// A search for cheapest paths.
+/// A search for paths that cost at most so much, where there are none that cost less.
 struct Search<'a> {
     open: &'a [usize],
-    /// No path that costs more is taken.
+    /// No path that costs more is taken, and none is begun: 0 at least.
     cost_max: i64,
-    /// By place: nodes from which no path leads on.
-    closed: Vec<bool>,
+    /// By place: from this distance on no path leads on.
+    hopeless: Vec<i64>,
 }
 
 /// How the search came to a node: at which distance, and by which exchange.
@@ -164,99 +180,125 @@ struct Label {
 /// exchanges of one partition never stand in each other's way, since a shorter one would go past both.
 const MOVE: i64 = 1 << 32;
 
-impl Search<'_> {
-    /// Shifts one replica from the source to a node that is an end (by load and place). False where there is no path.
-    fn shift(&mut self, table: &mut Table<'_>, source: Source, is_end: impl Fn(u32, usize) -> bool) -> bool {
-        let Some(path) = self.path(table, source, |place| is_end(table.load(place) as u32, place)) else {
-            return false;
-        };
-        table.exchange_all(&path)
+impl<'a> Search<'a> {
+    fn new(open: &'a [usize], cost_max: i64, nodes: usize) -> Self {
+        Self { open, cost_max, hopeless: vec![i64::MAX; nodes] }
     }
 
-    /// Labels are corrected until none can be, since exchanges that save a move have negative lengths; but no path costs
-    /// less than one move (unless it fills up a crowded zone's victim again), so the first one found at that price does.
-    fn path(&mut self, table: &Table<'_>, source: Source, is_end: impl Fn(usize) -> bool) -> Option<Vec<Exchange>> {
+    /// Shifts one replica from the source to a node below its bound. False where no path leads there.
+    fn shift(&mut self, table: &mut Table<'_>, source: Source, bound: &[u32]) -> bool {
+        self.path(table, source, bound).is_some_and(|path| table.exchange_all(&path))
+    }
+
+    /// Labels are corrected until none can be, since exchanges that save a move have negative lengths; the first path
+    /// found is taken.
+    fn path(&mut self, table: &Table<'_>, source: Source, bound: &[u32]) -> Option<Vec<Exchange>> {
+        let is_end = |place: usize| table.load(place) < bound[place] as usize;
         if !self.open.iter().any(|place| is_end(*place)) {
             return None;
         }
-        let mut labels: Vec<Option<Label>> = vec![None; table.rules.open.len()];
-        let mut queue = BTreeSet::new();
+        let mut labels = Labels { by_place: vec![None; table.rules.open.len()], queue: BTreeSet::new() };
         match source {
             Source::Missing(partition) => {
-                for &to in self.open.iter().filter(|to| !self.closed[**to] && table.fits(partition, None, **to)) {
+                for &to in self.open.iter().filter(|to| table.fits(partition, None, **to)) {
                     let distance = if table.is_new(partition, to) { MOVE } else { 0 };
-                    labels[to] = Some(Label { distance, by: Some(Exchange { partition, from: None, to }) });
-                    queue.insert((distance, to));
+                    self.label(&mut labels, to, Label { distance, by: Some(Exchange { partition, from: None, to }) });
                 }
             }
             Source::Nodes(places) => {
-                for place in places.into_iter().filter(|place| !self.closed[*place]) {
-                    labels[place] = Some(Label { distance: 0, by: None });
-                    queue.insert((0, place));
+                for place in places {
+                    self.label(&mut labels, place, Label { distance: 0, by: None });
                 }
             }
         }
-        let mut end: Option<(i64, usize)> = None;
-        while let Some((distance, place)) = queue.pop_first() {
-            if is_end(place) && end.is_none_or(|(least, _)| distance < least) {
-                end = Some((distance, place));
-                if distance < 2 * MOVE {
-                    break;
-                }
-            }
-            self.correct(table, place, distance, &mut labels, &mut queue);
+        // All these are at the least distance, or no ends: those at it were filled directly.
+        if let Some(end) = labels.queue.iter().map(|(_, place)| *place).find(|place| is_end(*place)) {
+            return Some(labels.trace(end));
         }
-        let Some((distance, end)) = end else {
-            for (closed, label) in self.closed.iter_mut().zip(&labels) {
-                *closed |= label.is_some();
+        while let Some((distance, place)) = labels.queue.pop_first() {
+            if let Some(end) = self.correct(table, place, distance, &mut labels, is_end) {
+                return Some(labels.trace(end));
             }
-            return None;
-        };
-        (distance.div_euclid(MOVE) <= self.cost_max).then(|| trace(&labels, end))
+        }
+        for (hopeless, label) in self.hopeless.iter_mut().zip(&labels.by_place) {
+            // Whole moves count: a path fails for its cost, never for its length.
+            *hopeless = label.map_or(*hopeless, |label| (*hopeless).min(label.distance.div_euclid(MOVE) * MOVE));
+        }
+        None
     }
 
-    /// Gives all nodes to which `from` can hand a partition the distance over it, where that is less.
+    /// Gives all nodes to which `from` can hand a partition the distance over it, where that is less, up to the first
+    /// that is an end, which is the answer.
     fn correct(
         &self,
         table: &Table<'_>,
         from: usize,
         distance: i64,
-        labels: &mut [Option<Label>],
-        queue: &mut BTreeSet<(i64, usize)>,
-    ) {
+        labels: &mut Labels,
+        is_end: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let costs_all = distance.div_euclid(MOVE) >= self.cost_max;
         for &partition in table.holds(from) {
-            let left = distance + 1 - if table.is_new(partition, from) { MOVE } else { 0 };
+            let is_new = table.is_new(partition, from);
+            if costs_all && !is_new && !table.has_displaced(partition) {
+                continue;
+            }
+            let left = distance + 1 - if is_new { MOVE } else { 0 };
             let full = table.full_zones(partition, Some(from));
             for &to in self.open {
-                let known = labels[to].map_or(i64::MAX, |label| label.distance);
-                if known <= left || self.closed[to] || full.contains(&table.rules.zones[to]) {
+                if labels.distance(to) <= left || full.contains(&table.rules.zones[to]) {
                     continue;
                 }
                 let distance = left + if table.is_new(partition, to) { MOVE } else { 0 };
-                let by = Some(Exchange { partition, from: Some(from), to });
-                // Only where a crowded zone made the start a dearer one could a path come back to itself.
-                if known <= distance
+                // A path would come back to itself only where the start was not the cheapest: where another node of a
+                // crowded zone had better gone.
+                if labels.distance(to) <= distance
                     || table.placed(partition).contains(&to)
-                    || trace(labels, from).iter().any(|step| step.from == Some(to))
+                    || labels.trace(from).iter().any(|step| step.from == Some(to))
                 {
                     continue;
                 }
-                queue.remove(&(known, to));
-                queue.insert((distance, to));
-                labels[to] = Some(Label { distance, by });
+                let by = Some(Exchange { partition, from: Some(from), to });
+                if self.label(labels, to, Label { distance, by }) && is_end(to) {
+                    return Some(to);
+                }
             }
         }
+        None
+    }
+
+    /// Labels a node, unless nothing comes of it.
+    fn label(&self, labels: &mut Labels, place: usize, label: Label) -> bool {
+        let leads_on = label.distance.div_euclid(MOVE) <= self.cost_max && label.distance < self.hopeless[place];
+        if leads_on {
+            labels.queue.remove(&(labels.distance(place), place));
+            labels.queue.insert((label.distance, place));
+            labels.by_place[place] = Some(label);
+        }
+        leads_on
     }
 }
 
-/// The exchanges that lead to a node, first to last.
-fn trace(labels: &[Option<Label>], end: usize) -> Vec<Exchange> {
-    let mut path = Vec::new();
-    let mut at = Some(end);
-    while let Some(step) = at.and_then(|place| labels[place]).and_then(|label| label.by) {
-        path.push(step);
-        at = step.from;
+/// Where a search has come, and what is still to be looked at, the nearest first.
+struct Labels {
+    by_place: Vec<Option<Label>>,
+    queue: BTreeSet<(i64, usize)>,
+}
+
+impl Labels {
+    fn distance(&self, place: usize) -> i64 {
+        self.by_place[place].map_or(i64::MAX, |label| label.distance)
     }
-    path.reverse();
-    path
+
+    /// The exchanges that lead to a node, first to last.
+    fn trace(&self, end: usize) -> Vec<Exchange> {
+        let mut path = Vec::new();
+        let mut at = Some(end);
+        while let Some(step) = at.and_then(|place| self.by_place[place]).and_then(|label| label.by) {
+            path.push(step);
+            at = step.from;
+        }
+        path.reverse();
+        path
+    }
 }

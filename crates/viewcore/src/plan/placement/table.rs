@@ -7,8 +7,10 @@ pub(super) struct Table<'a> {
     pub(super) rules: &'a Rules,
     /// Per partition its places.
     placed: Vec<Vec<usize>>,
-    /// Per place, if it is open, its partitions.
+    /// Per place, if it is open, its partitions in order.
     holds: Vec<Vec<u32>>,
+    /// Per partition the open nodes that are replicas now and are not in this placement.
+    displaced: Vec<usize>,
     /// Partitions that two nodes share, by both places.
     together: Vec<u32>,
     /// By place, one over what it is to hold: sharing is measured by it.
@@ -31,6 +33,7 @@ impl<'a> Table<'a> {
             rules,
             placed: rules.aims.iter().map(|aim| aim.pinned.clone()).collect(),
             holds: vec![Vec::new(); nodes],
+            displaced: vec![0; rules.aims.len()],
             together: vec![0; nodes * nodes],
             per_load: rules.least.iter().map(|least| 1.0 / (*least).max(1) as f32).collect(),
         };
@@ -42,6 +45,7 @@ impl<'a> Table<'a> {
         for (partition, aim) in (0u32..).zip(&rules.aims) {
             members.clear();
             members.extend(aim.now.iter().copied().filter(|place| rules.open[*place]));
+            table.displaced[partition as usize] = members.len();
             // Those that have most to give go first, so they come last.
             members.sort_by_key(|place| (loads[*place] as i64 - i64::from(rules.least[*place]), *place));
             for place in &members {
@@ -78,6 +82,11 @@ impl<'a> Table<'a> {
     /// Whether a node is no replica of the partition now, so that making it one is a move.
     pub(super) fn is_new(&self, partition: u32, place: usize) -> bool {
         !self.rules.aims[partition as usize].now.contains(&place)
+    }
+
+    /// Whether an open node that is a replica now is to be one no longer: it may come back for nothing.
+    pub(super) fn has_displaced(&self, partition: u32) -> bool {
+        self.displaced[partition as usize] > 0
     }
 
     /// Whether nothing joins the partition so far.
@@ -131,15 +140,24 @@ impl<'a> Table<'a> {
 
     /// Carries out an exchange that fits.
     pub(super) fn exchange(&mut self, exchange: Exchange) {
-        let Exchange { partition, from, to } = exchange;
-        if let Some(from) = from {
-            self.placed[partition as usize].retain(|place| *place != from);
-            self.holds[from].retain(|held| *held != partition);
-            self.count(partition, from, false);
+        if let Some(from) = exchange.from {
+            self.remove(exchange.partition, from);
         }
-        self.count(partition, to, true);
-        self.placed[partition as usize].push(to);
-        self.holds[to].push(partition);
+        self.count(exchange.partition, exchange.to, true);
+        self.placed[exchange.partition as usize].push(exchange.to);
+        let holds = &mut self.holds[exchange.to];
+        let at = holds.partition_point(|held| *held < exchange.partition);
+        holds.insert(at, exchange.partition);
+        self.displaced[exchange.partition as usize] -= usize::from(!self.is_new(exchange.partition, exchange.to));
+    }
+
+    fn remove(&mut self, partition: u32, from: usize) {
+        self.placed[partition as usize].retain(|place| *place != from);
+        if let Ok(at) = self.holds[from].binary_search(&partition) {
+            self.holds[from].remove(at);
+        }
+        self.count(partition, from, false);
+        self.displaced[partition as usize] += usize::from(!self.is_new(partition, from));
     }
 
     /// Carries out all exchanges, or none if one does not fit after those before it.
@@ -160,12 +178,10 @@ impl<'a> Table<'a> {
 
     fn undo(&mut self, exchange: Exchange) {
         let Exchange { partition, from, to } = exchange;
-        if let Some(from) = from {
-            return self.exchange(Exchange { partition, from: Some(to), to: from });
+        match from {
+            Some(from) => self.exchange(Exchange { partition, from: Some(to), to: from }),
+            None => self.remove(partition, to),
         }
-        self.placed[partition as usize].retain(|place| *place != to);
-        self.holds[to].retain(|held| *held != partition);
-        self.count(partition, to, false);
     }
 
     /// Counts a node together with the other replicas of a partition, or no longer.
