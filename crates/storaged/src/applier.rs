@@ -13,7 +13,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
-use types::{EntryId, PartitionId};
+use types::{EntryId, PartitionId, Record, RecordKey};
 
 /// Readers of the engine wait for a whole call: so many changes go into one, unless one partition brings more.
 const CHANGES_PER_CALL: usize = 128;
@@ -24,8 +24,21 @@ const PAUSE_MAX: Duration = Duration::from_millis(2);
 /// One thing for the thread to do.
 enum Job {
     Apply { batches: Vec<(PartitionId, Apply)>, done: UnboundedSender<Completion> },
+    Install { part: Part, done: UnboundedSender<Completion> },
     Checkpoint(oneshot::Sender<()>),
     Delete(Keyspace),
+}
+
+/// A part of a snapshot (P23).
+pub(crate) struct Part {
+    /// A generation that is being built beside the present one.
+    pub(crate) keyspace: Keyspace,
+    /// Its number.
+    pub(crate) number: u64,
+    /// What to add.
+    pub(crate) records: Vec<(RecordKey, Record)>,
+    /// The last part: what `applied` becomes, and everything is to be on disk.
+    pub(crate) start: Option<EntryId>,
 }
 
 /// How shards and the log's keeper reach the thread. The last clone's end ends it.
@@ -63,6 +76,11 @@ impl Applier {
         self.order(Job::Apply { batches, done });
     }
 
+    /// Adds a part of a snapshot; `done` hears of it.
+    pub(crate) fn install(&self, part: Part, done: UnboundedSender<Completion>) {
+        self.order(Job::Install { part, done });
+    }
+
     /// Makes everything applied so far durable; resolves to false if that failed, and the node is ending.
     pub(crate) async fn checkpoint(&self) -> bool {
         let (done, finished) = oneshot::channel();
@@ -80,6 +98,7 @@ fn work(engine: &dyn Engine, queue: &mpsc::Receiver<Job>) -> Result<(), EngineEr
     while let Ok(job) = queue.recv() {
         match job {
             Job::Apply { batches, done } => apply(engine, batches, &done)?,
+            Job::Install { part, done } => install(engine, part, &done)?,
             Job::Checkpoint(done) => {
                 engine.checkpoint()?;
                 // Who asked may have gone.
@@ -142,6 +161,30 @@ fn apply_group(
             Err(error) => return Err(error),
         }
     }
+    Ok(())
+}
+
+/// In short calls, like everything else; the last one says what it amounts to.
+fn install(engine: &dyn Engine, part: Part, done: &UnboundedSender<Completion>) -> Result<(), EngineError> {
+    let Part { keyspace, number, records, start } = part;
+    let mut records = records.into_iter().peekable();
+    loop {
+        let slice = records.by_ref().take(CHANGES_PER_CALL);
+        let changes: Vec<_> =
+            slice.map(|(key, record)| VersionedChange { key, value: Some(record.value), seq: record.seq }).collect();
+        let last = records.peek().is_none();
+        let through = start.filter(|_| last).unwrap_or(EntryId::ZERO);
+        let began = Instant::now();
+        engine.apply(&[ApplyBatch { keyspace, through, changes }])?;
+        if last {
+            break;
+        }
+        std::thread::sleep(began.elapsed().min(PAUSE_MAX));
+    }
+    if start.is_some() {
+        engine.checkpoint()?;
+    }
+    tell(done, Completion::Installed { keyspace, number });
     Ok(())
 }
 

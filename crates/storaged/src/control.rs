@@ -4,6 +4,7 @@
 
 use crate::error::Error;
 use crate::fatal::Fatal;
+use crate::filler::Filler;
 use crate::journal::{self, Journal};
 use crate::me::Me;
 use crate::session::LeaderEvent;
@@ -20,6 +21,7 @@ pub(crate) struct Control {
     journal: Arc<dyn Journal>,
     shards: Shards,
     fatal: Arc<Fatal>,
+    filler: Filler,
     /// The newest view on disk.
     durable: watch::Sender<Arc<View>>,
     /// The newest one heard of, if it is not being written yet.
@@ -40,10 +42,12 @@ impl Control {
         journal: Arc<dyn Journal>,
         shards: Shards,
         fatal: Arc<Fatal>,
+        filler: Filler,
         durable: watch::Sender<Arc<View>>,
     ) -> Control {
         let newest = durable.borrow().epoch;
-        Control { me, journal, shards, fatal, durable, pending: None, newest }
+        filler.set_rate(durable.borrow().fill_bytes_per_second);
+        Control { me, journal, shards, fatal, filler, durable, pending: None, newest }
     }
 
     /// Works until nobody has anything to say any more.
@@ -91,6 +95,7 @@ impl Control {
         }
         tracing::info!(epoch = %view.epoch, nodes = view.nodes.len(), has_map = view.has_map(), "a new view");
         metrics::gauge!("storaged_epoch").set(view.epoch.0 as f64);
+        self.filler.set_rate(view.fill_bytes_per_second);
         self.durable.send_replace(view.clone());
         self.shards.broadcast(|| Input::View(view.clone())).await;
     }
@@ -98,6 +103,10 @@ impl Control {
     async fn on_event(&mut self, event: LeaderEvent) {
         match event {
             LeaderEvent::View(view) => {
+                if !view.nodes.contains_key(&self.me.node) {
+                    self.fatal.end(Error::Removed(self.me.node));
+                    return;
+                }
                 let newest = self.pending.as_ref().map_or(self.newest, |pending| pending.epoch);
                 if view.epoch > newest {
                     self.pending = Some(view);

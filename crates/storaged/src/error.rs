@@ -45,6 +45,9 @@ pub enum Error {
     /// The viewleaders will not have this node.
     #[error("the viewleaders refuse this node: {0}")]
     Refused(String),
+    /// The node is not part of the cluster any more.
+    #[error("{0} was removed from the cluster; start with an empty --data-dir to join as a new node")]
+    Removed(types::NodeId),
     /// The system's random source, a thread or a signal handler.
     #[error("cannot {action}: {reason}; check the limits of this account")]
     System {
@@ -72,7 +75,7 @@ impl Error {
         match self {
             Error::Daemon(error) => error.exit(),
             Error::BadAddress { .. } | Error::BadSetting(_) => Exit::Usage,
-            Error::Refused(_) => Exit::Denied,
+            Error::Refused(_) | Error::Removed(_) => Exit::Denied,
             Error::Bug(_) => Exit::Bug,
             Error::Wal(_)
             | Error::Engine(_)

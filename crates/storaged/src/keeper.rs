@@ -6,19 +6,25 @@
 
 use crate::applier::Applier;
 use crate::control::Rewrite;
+use crate::filler::Filler;
 use crate::journal::WalJournal;
 use crate::reports::Reports;
 use crate::session::Contents;
 use crate::shard::{Input, Shards};
 use engine::Engine;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use types::{NodeId, PartitionId, View};
 use wal::SegmentNumber;
+use wire::v1;
 
 /// How often to look although no segment began: followers may have caught up since, and counters want to be fresh.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often to look for data that should not be here, while there may be some.
+const CENSUS_EVERY: Duration = Duration::from_millis(200);
 /// Segments that may be there without a reason to look again.
 const SEGMENTS_QUIET: u64 = 2;
 
@@ -38,6 +44,12 @@ pub(crate) struct Keeper {
     pub(crate) contents: Arc<Contents>,
     /// What serves here.
     pub(crate) reports: Arc<Reports>,
+    /// What is read for snapshots.
+    pub(crate) filler: Filler,
+    /// The newest view on disk.
+    pub(crate) view: watch::Receiver<Arc<View>>,
+    /// This node.
+    pub(crate) me: NodeId,
 }
 
 impl Keeper {
@@ -46,6 +58,8 @@ impl Keeper {
         let mut reached = self.journal.reached();
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut census = tokio::time::interval(CENSUS_EVERY);
+        census.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut counted = wal::Counters::default();
         loop {
             let began = tokio::select! {
@@ -54,6 +68,10 @@ impl Keeper {
                     Err(_) => return std::future::pending().await,
                 },
                 _ = looks.tick() => false,
+                _ = census.tick() => {
+                    self.take_census();
+                    continue;
+                }
             };
             counted = self.count(counted);
             let segments = counted.current_segment.0 - counted.first_segment.0 + 1;
@@ -105,6 +123,36 @@ impl Keeper {
         let bytes = statistics.keyspaces.values().map(|keyspace| keyspace.user_bytes).sum();
         self.contents.keys.store(keys, Ordering::Relaxed);
         self.contents.bytes.store(bytes, Ordering::Relaxed);
+        let view = self.view.borrow().clone();
+        let led = statistics.keyspaces.iter().filter(|(keyspace, _)| {
+            view.configuration(keyspace.partition).is_some_and(|now| now.primary() == Some(self.me))
+        });
+        let sizes = led.map(|(keyspace, statistics)| v1::PartitionSize {
+            partition: keyspace.partition.0,
+            keys: statistics.user_records,
+            bytes: statistics.user_bytes,
+        });
+        *self.contents.sizes.lock().unwrap_or_else(PoisonError::into_inner) = sizes.collect();
         now
+    }
+
+    /// What lies here that should not: nothing, most of the time, and then it costs nothing to know.
+    fn take_census(&self) {
+        self.contents.filled_bytes.store(self.filler.filled_bytes(), Ordering::Relaxed);
+        let view = self.view.borrow().clone();
+        let (at, surplus) = *self.contents.surplus.lock().unwrap_or_else(PoisonError::into_inner);
+        if at == view.epoch && surplus == 0 {
+            return;
+        }
+        let named = |partition: PartitionId| view.configuration(partition).is_some_and(|now| now.names(self.me));
+        match self.engine.keyspaces() {
+            Ok(keyspaces) => {
+                let wanted: BTreeSet<_> = keyspaces.iter().map(|keyspace| keyspace.partition).collect();
+                let wanted = wanted.into_iter().filter(|partition| named(*partition)).count();
+                let surplus = u32::try_from(keyspaces.len() - wanted).unwrap_or(u32::MAX);
+                *self.contents.surplus.lock().unwrap_or_else(PoisonError::into_inner) = (view.epoch, surplus);
+            }
+            Err(error) => tracing::warn!(%error, "cannot list what is stored here"),
+        }
     }
 }

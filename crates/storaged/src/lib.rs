@@ -38,6 +38,7 @@ mod control;
 mod disk;
 mod error;
 mod fatal;
+mod filler;
 mod gate;
 mod grpc;
 mod http;

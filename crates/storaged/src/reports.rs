@@ -24,7 +24,7 @@ struct Board {
     /// Of `serving`, what this session has not said yet; absent there: ceased.
     changed: BTreeSet<PartitionId>,
     activated: BTreeMap<PartitionId, Term>,
-    stuck: BTreeMap<PartitionId, (Term, Vec<NodeId>)>,
+    stuck: BTreeMap<PartitionId, (Term, Vec<NodeId>, Option<NodeId>)>,
     damaged: BTreeSet<PartitionId>,
     /// Peers whose machine refused a connection and that have not come back since.
     suspects: BTreeSet<NodeId>,
@@ -35,6 +35,7 @@ struct Board {
 struct Serving {
     term: Term,
     behind: Vec<NodeId>,
+    filled: Option<NodeId>,
 }
 
 impl Reports {
@@ -47,20 +48,25 @@ impl Reports {
     pub(crate) fn serving(&self, partition: PartitionId, term: Option<Term>) {
         let mut board = self.lock();
         match term {
-            Some(term) => board.serving.insert(partition, Serving { term, behind: Vec::new() }),
+            Some(term) => board.serving.insert(partition, Serving { term, behind: Vec::new(), filled: None }),
             None => board.serving.remove(&partition),
         };
         board.changed.insert(partition);
     }
 
-    /// Who lacks more than a moment's entries of a partition that serves here.
-    pub(crate) fn behind(&self, partition: PartitionId, behind: Vec<NodeId>) {
+    /// Who lacks more than a moment's entries of a partition that serves here, and the learner if it lacks no more.
+    pub(crate) fn followers(&self, partition: PartitionId, behind: Vec<NodeId>, filled: Option<NodeId>) {
         let mut board = self.lock();
         if let Some(serving) = board.serving.get_mut(&partition)
-            && serving.behind != behind
+            && (&serving.behind, serving.filled) != (&behind, filled)
         {
-            serving.behind = behind;
+            let is_waited_for = filled.is_some() && serving.filled != filled;
+            (serving.behind, serving.filled) = (behind, filled);
             board.changed.insert(partition);
+            drop(board);
+            if is_waited_for {
+                self.urgent.notify_one();
+            }
         }
     }
 
@@ -76,8 +82,14 @@ impl Reports {
     }
 
     /// P19.
-    pub(crate) fn stuck(&self, partition: PartitionId, term: Term, unreachable: Vec<NodeId>) {
-        self.lock().stuck.insert(partition, (term, unreachable));
+    pub(crate) fn stuck(
+        &self,
+        partition: PartitionId,
+        term: Term,
+        unreachable: Vec<NodeId>,
+        holder: Option<NodeId>,
+    ) {
+        self.lock().stuck.insert(partition, (term, unreachable, holder));
         self.urgent.notify_one();
     }
 
@@ -131,6 +143,7 @@ impl Reports {
                 partition: partition.0,
                 term: serving.map_or(0, |serving| serving.term.0),
                 behind: serving.map_or_else(Vec::new, |serving| numbers(&serving.behind)),
+                filled: serving.and_then(|serving| serving.filled).unwrap_or_default().0,
             }
         });
         said.collect()
@@ -174,9 +187,9 @@ mod tests {
     fn a_new_session_hears_everything_again() {
         let reports = Reports::default();
         reports.serving(PartitionId(3), Some(Term(7)));
-        reports.behind(PartitionId(3), vec![NodeId(2)]);
+        reports.followers(PartitionId(3), vec![NodeId(2)], Some(NodeId(4)));
         reports.suspect(NodeId(9));
-        let expected = vec![v1::Serving { partition: 3, term: 7, behind: vec![2] }];
+        let expected = vec![v1::Serving { partition: 3, term: 7, behind: vec![2], filled: 4 }];
         for _ in 0..2 {
             reports.begin_session();
             assert_eq!(reports.take_serving(), expected);
@@ -185,7 +198,7 @@ mod tests {
         }
         reports.trust(NodeId(9));
         reports.serving(PartitionId(3), None);
-        assert_eq!(reports.take_serving(), [v1::Serving { partition: 3, term: 0, behind: vec![] }]);
+        assert_eq!(reports.take_serving(), [v1::Serving { partition: 3, term: 0, behind: vec![], filled: 0 }]);
         reports.begin_session();
         assert!(reports.take_serving().is_empty() && reports.take_messages(usize::MAX).is_empty());
     }
@@ -195,7 +208,7 @@ mod tests {
     fn what_is_repeated_is_kept_once() {
         let reports = Reports::default();
         for term in 1..1000 {
-            reports.stuck(PartitionId(1), Term(term), vec![NodeId(2)]);
+            reports.stuck(PartitionId(1), Term(term), vec![NodeId(2)], None);
             reports.activated(PartitionId(1), Term(term));
         }
         assert_eq!(reports.take_messages(usize::MAX).len(), 2);

@@ -7,6 +7,7 @@ use crate::control::Control;
 use crate::disk::{self, Joined};
 use crate::error::Error;
 use crate::fatal::Fatal;
+use crate::filler::Filler;
 use crate::gate::{Gate, Node};
 use crate::journal::{Journal, WalJournal};
 use crate::keeper::Keeper;
@@ -19,11 +20,12 @@ use crate::session::{Contents, LeaderEvent};
 use crate::shard::{Input, Parts, Recovered, ShardHandle, Shards, Worker};
 use client::NodeStreams;
 use engine::Engine;
-use replcore::{Replica, Settings};
+use replcore::{Base, Replica, Settings};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use types::PartitionId;
+use types::{PartitionCount, PartitionId};
 
 /// Requests to write the view again that may wait: the keeper makes one at a time.
 const REWRITES_LENGTH: usize = 1;
@@ -35,7 +37,8 @@ pub(crate) struct Running {
     workers: JoinSet<()>,
     /// Views, peers, the log's keeper: they end with the node.
     helpers: JoinSet<()>,
-    applier: std::thread::JoinHandle<()>,
+    /// Whoever works on the state.
+    threads: [std::thread::JoinHandle<()>; 2],
     journal: Arc<WalJournal>,
     engine: Arc<dyn Engine>,
 }
@@ -56,6 +59,9 @@ impl Running {
     ) -> Result<Running, Error> {
         let Joined { me, view, found, journal, engine } = joined;
         let (applier, applier_thread) = Applier::spawn(engine.clone(), fatal.clone())?;
+        let (filler, filler_thread) = Filler::spawn(engine.clone(), fatal.clone())?;
+        delete_leftovers(engine.as_ref(), &found, &applier)?;
+        let settings = settings(view.partition_count);
         let clock = Clock::start();
         let links = Arc::new(Links::default());
         let (handles, queues): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| ShardHandle::channel()).unzip();
@@ -65,7 +71,7 @@ impl Running {
         let mut by_shard: Vec<Vec<Recovered>> = Vec::new();
         by_shard.resize_with(shards.count(), Vec::new);
         for found in found {
-            by_shard[shards.index_of(found.partition)].push(replica(&me, found)?);
+            by_shard[shards.index_of(found.partition)].push(replica(&me, settings, found)?);
         }
         let mut workers = JoinSet::new();
         for (index, (recovered, inputs)) in by_shard.into_iter().zip(queues).enumerate() {
@@ -73,11 +79,12 @@ impl Running {
                 me,
                 index,
                 count: config.shards,
-                settings: Settings::default(),
+                settings,
                 unapplied_bytes_max: (config.unapplied_bytes_max as usize / config.shards).max(1),
                 view: view.clone(),
                 engine: engine.clone(),
                 applier: applier.clone(),
+                filler: filler.clone(),
                 journal: journal.clone() as Arc<dyn Journal>,
                 links: links.clone(),
                 reports: reports.clone(),
@@ -101,14 +108,17 @@ impl Running {
             rewrites,
             contents,
             reports: reports.clone(),
+            filler: filler.clone(),
+            view: durable.subscribe(),
+            me: me.node,
         };
-        let control = Control::new(me, journal.clone(), shards.clone(), fatal, durable);
+        let control = Control::new(me, journal.clone(), shards.clone(), fatal, filler, durable);
         let mut helpers = JoinSet::new();
         helpers.spawn(peers.follow_view());
         helpers.spawn(control.run(heard, rewrite_queue));
         helpers.spawn(keeper.run());
         gate.open(Arc::new(node));
-        Ok(Running { shards, workers, helpers, applier: applier_thread, journal, engine })
+        Ok(Running { shards, workers, helpers, threads: [applier_thread, filler_thread], journal, engine })
     }
 
     /// Resolves when a part has ended that should not have.
@@ -139,23 +149,50 @@ impl Running {
     /// [`Error::Wal`] if the log failed.
     pub(crate) async fn close(mut self) -> Result<(), Error> {
         self.helpers.shutdown().await;
-        let applier = self.applier;
-        disk::blocking(move || applier.join().map_err(|_| Error::Bug("the applier's thread panicked".to_owned())))
-            .await?;
+        for thread in self.threads {
+            let panicked = |_| Error::Bug("a thread that works on the state panicked".to_owned());
+            disk::blocking(move || thread.join().map_err(panicked)).await?;
+        }
         disk::close(self.journal, self.engine).await
     }
 }
 
-fn replica(me: &Me, found: Found) -> Result<Recovered, Error> {
+/// Memory that the logs of all replicas may take for replicas that are behind.
+const LOGS_BYTES_MAX: usize = 256 << 20;
+/// And what one replica's may take however many there are.
+const LOG_BYTES_MIN: usize = 256 << 10;
+
+/// Bounds of the replicas, given how many there may be on a node.
+fn settings(partition_count: PartitionCount) -> Settings {
+    let log_bytes_max = (LOGS_BYTES_MAX / partition_count.get() as usize).max(LOG_BYTES_MIN);
+    Settings { log_bytes_max, ..Settings::default() }
+}
+
+/// P5: what a crash left of generations that had ended, or of snapshots that were not finished.
+fn delete_leftovers(engine: &dyn Engine, found: &[Found], applier: &Applier) -> Result<(), Error> {
+    let bases: BTreeMap<PartitionId, Base> = found.iter().map(|found| (found.partition, found.recovered.base)).collect();
+    for keyspace in engine.keyspaces()? {
+        match bases.get(&keyspace.partition) {
+            Some(base) if base.generation == keyspace.generation => {}
+            Some(base) if keyspace.generation <= base.highest_generation.max(base.generation) => {
+                applier.delete(keyspace);
+            }
+            _ => tracing::warn!(%keyspace, "data that the write-ahead log knows nothing of stays on disk"),
+        }
+    }
+    Ok(())
+}
+
+fn replica(me: &Me, settings: Settings, found: Found) -> Result<Recovered, Error> {
     let Found { partition, recovered, retention, damaged } = found;
     let base = recovered.base;
-    let begun = Replica::new(me.node, partition, me.accepted_at, Settings::default(), recovered);
+    let begun = Replica::new(me.node, partition, me.accepted_at, settings, recovered);
     match begun {
         Ok(replica) => Ok(Recovered { replica, retention, damaged }),
         Err(error) => {
             tracing::error!(%partition, %error, "the partition's data here is damaged; it goes out of service");
             let bare = crate::recovery::bare(base);
-            let replica = Replica::new(me.node, partition, me.accepted_at, Settings::default(), bare)
+            let replica = Replica::new(me.node, partition, me.accepted_at, settings, bare)
                 .map_err(|error| impossible(partition, &error))?;
             Ok(Recovered { replica, retention, damaged: true })
         }

@@ -7,7 +7,7 @@ use crate::grpc;
 use crate::identity::Identity;
 use crate::reports::Reports;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -95,6 +95,12 @@ pub(crate) struct Contents {
     pub(crate) keys: AtomicU64,
     /// Their bytes.
     pub(crate) bytes: AtomicU64,
+    /// What was read here to fill other nodes, in bytes.
+    pub(crate) filled_bytes: AtomicU64,
+    /// Keyspaces that should not be here, by the view of this epoch.
+    pub(crate) surplus: Mutex<(Epoch, u32)>,
+    /// Sizes of partitions, to be told once.
+    pub(crate) sizes: Mutex<Vec<v1::PartitionSize>>,
 }
 
 /// The task that keeps a session.
@@ -300,12 +306,18 @@ impl Session {
     }
 
     fn heartbeat(&self) -> v1::Heartbeat {
+        let (surplus_at, surplus) = *self.contents.surplus.lock().unwrap_or_else(PoisonError::into_inner);
+        let sizes = std::mem::take(&mut *self.contents.sizes.lock().unwrap_or_else(PoisonError::into_inner));
         v1::Heartbeat {
             epoch: self.epoch().0,
             serving: self.reports.take_serving(),
             keys: self.contents.keys.load(Ordering::Relaxed),
             bytes: self.contents.bytes.load(Ordering::Relaxed),
             round_trip_us: self.round_trip_us,
+            filled_bytes: self.contents.filled_bytes.load(Ordering::Relaxed),
+            surplus,
+            surplus_at: surplus_at.0,
+            sizes,
         }
     }
 

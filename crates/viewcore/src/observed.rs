@@ -14,6 +14,23 @@ pub struct Heartbeat {
     pub keys: u64,
     /// Bytes stored.
     pub bytes: u64,
+    /// What this start of the node has sent to fill others, in bytes.
+    pub filled_bytes: u64,
+    /// Keyspaces there that should not be, by the view of the epoch that follows.
+    pub surplus: u32,
+    /// See `surplus`.
+    pub surplus_at: Epoch,
+    /// Sizes of partitions that serve there, now and then.
+    pub sizes: Vec<(PartitionId, PartitionSize)>,
+}
+
+/// What a partition holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PartitionSize {
+    /// Users' keys.
+    pub keys: u64,
+    /// Their bytes and those of their values.
+    pub bytes: u64,
 }
 
 /// A partition that a node serves (P19).
@@ -38,6 +55,12 @@ pub struct NodeFacts {
     pub keys: u64,
     /// Bytes stored.
     pub bytes: u64,
+    /// What this start of the node has sent to fill others, in bytes.
+    pub filled_bytes: u64,
+    /// Keyspaces there that should not be, by the view of the epoch that follows.
+    pub surplus: u32,
+    /// See `surplus`.
+    pub surplus_at: Epoch,
 }
 
 /// The sum of all heartbeats of one leadership.
@@ -45,6 +68,7 @@ pub struct NodeFacts {
 pub struct Observed {
     facts: BTreeMap<NodeId, NodeFacts>,
     serving: BTreeMap<(PartitionId, NodeId), Serving>,
+    sizes: BTreeMap<PartitionId, PartitionSize>,
 }
 
 impl Observed {
@@ -55,7 +79,9 @@ impl Observed {
 
     /// Takes in a heartbeat whose partitions exist.
     pub fn heartbeat(&mut self, node: NodeId, heartbeat: &Heartbeat) {
-        self.facts.insert(node, NodeFacts { epoch: heartbeat.epoch, keys: heartbeat.keys, bytes: heartbeat.bytes });
+        let Heartbeat { epoch, keys, bytes, filled_bytes, surplus, surplus_at, .. } = *heartbeat;
+        self.facts.insert(node, NodeFacts { epoch, keys, bytes, filled_bytes, surplus, surplus_at });
+        self.sizes.extend(heartbeat.sizes.iter().copied());
         for serving in &heartbeat.serving {
             if serving.term == Term(0) {
                 self.serving.remove(&(serving.partition, node));
@@ -63,6 +89,11 @@ impl Observed {
                 self.serving.insert((serving.partition, node), serving.clone());
             }
         }
+    }
+
+    /// What the partition held when its primary last said.
+    pub fn size(&self, partition: PartitionId) -> PartitionSize {
+        self.sizes.get(&partition).copied().unwrap_or_default()
     }
 
     /// What the node last said; `None` if it said nothing to this leader.

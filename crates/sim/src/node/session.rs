@@ -64,7 +64,7 @@ impl Node {
             serving.push(Serving { partition, term, behind, filled: replica.and_then(Replica::filled) });
         }
         let epoch = ctx.disks[self.place].view.as_ref().map_or(Epoch(0), |view| view.epoch);
-        let heartbeat = Heartbeat { epoch, serving, keys: 0, bytes: 0 };
+        let heartbeat = Heartbeat { epoch, serving, ..Heartbeat::default() };
         let what = ToGroup::Heartbeat { node: self.place, start: process.start, id, heartbeat };
         ctx.send(Place::Node(self.place), Place::Leader, Happening::ToGroup(what));
     }

@@ -1,8 +1,8 @@
 //! Messages between replicas as they travel, and back, checked.
 
 use bytes::Bytes;
-use replcore::{Body, Message};
-use types::{EntryId, PartitionId, Seq, Term};
+use replcore::{Body, Chunk, Message, SnapshotId};
+use types::{EntryId, PartitionId, Record, RecordKey, RecordKind, Seq, Term};
 use wire::convert::{Malformed, entries_from_wire, entries_to_wire, required};
 use wire::v1;
 use wire::v1::peer_message::Body as Wire;
@@ -37,6 +37,8 @@ pub(crate) fn to_wire(partition: PartitionId, message: Message) -> v1::PeerMessa
             entries: entries_to_wire(entries),
             last: Some(last.into()),
         }),
+        Body::Chunk(chunk) => Wire::Chunk(chunk_to_wire(*chunk)),
+        Body::ChunkTaken { snapshot, next } => Wire::ChunkTaken(v1::ChunkTaken { snapshot: snapshot.0, next }),
         Body::Confirm { nonce } => Wire::Confirm(v1::Confirm { nonce }),
         Body::Confirmed { nonce } => Wire::Confirmed(v1::Confirmed { nonce }),
     };
@@ -79,6 +81,8 @@ pub(crate) fn from_wire(message: v1::PeerMessage) -> Result<(PartitionId, Messag
                 last: id(fetched.last, "fetched.last")?,
             }
         }
+        Wire::Chunk(chunk) => Body::Chunk(Box::new(chunk_from_wire(chunk)?)),
+        Wire::ChunkTaken(taken) => Body::ChunkTaken { snapshot: SnapshotId(taken.snapshot), next: taken.next },
         Wire::Confirm(confirm) => Body::Confirm { nonce: confirm.nonce },
         Wire::Confirmed(confirmed) => Body::Confirmed { nonce: confirmed.nonce },
     };
@@ -90,9 +94,48 @@ pub(crate) fn wire_bytes(message: &v1::PeerMessage) -> usize {
     let entries = match &message.body {
         Some(Wire::Prepare(prepare)) => &prepare.entries,
         Some(Wire::Fetched(fetched)) => &fetched.entries,
+        Some(Wire::Chunk(chunk)) => {
+            let bytes = |record: &v1::StateRecord| record.name.len() + record.value.len() + ENTRY_OVERHEAD_BYTES;
+            return MESSAGE_OVERHEAD_BYTES + chunk.records.iter().map(bytes).sum::<usize>();
+        }
         _ => return MESSAGE_OVERHEAD_BYTES,
     };
     MESSAGE_OVERHEAD_BYTES + entries.iter().map(|entry| entry.payload.len() + ENTRY_OVERHEAD_BYTES).sum::<usize>()
+}
+
+fn chunk_to_wire(chunk: Chunk) -> v1::Chunk {
+    let Chunk { snapshot, number, start, records, settled } = chunk;
+    let record = |(key, record): (RecordKey, Record)| v1::StateRecord {
+        kind: u32::from(key.kind as u8),
+        name: key.name,
+        seq: record.seq.0,
+        value: record.value,
+    };
+    v1::Chunk {
+        snapshot: snapshot.0,
+        number,
+        start: Some(start.into()),
+        records: records.into_iter().map(record).collect(),
+        settled: settled.map(|settled| settled.0),
+    }
+}
+
+/// # Errors
+/// [`Malformed`] where a record is of no kind that this version knows, or the start is missing.
+fn chunk_from_wire(chunk: v1::Chunk) -> Result<Chunk, Malformed> {
+    let record = |record: v1::StateRecord| {
+        let kind = u8::try_from(record.kind).ok().and_then(RecordKind::from_number);
+        let kind = kind.ok_or_else(|| Malformed(format!("a record of the unknown kind {}", record.kind)))?;
+        let key = RecordKey { kind, name: Bytes::copy_from_slice(&record.name) };
+        Ok((key, Record { seq: Seq(record.seq), value: Bytes::copy_from_slice(&record.value) }))
+    };
+    Ok(Chunk {
+        snapshot: SnapshotId(chunk.snapshot),
+        number: chunk.number,
+        start: required(chunk.start, "chunk.start")?.into(),
+        records: chunk.records.into_iter().map(record).collect::<Result<_, Malformed>>()?,
+        settled: chunk.settled.map(Seq),
+    })
 }
 
 fn copied(mut entries: Vec<v1::LogEntry>) -> Vec<v1::LogEntry> {
@@ -124,6 +167,17 @@ mod tests {
             Body::Sealed { last: id(4, 5), committed: Seq(3) },
             Body::Fetch { after: Seq(2), last: id(4, 5) },
             Body::Fetched { prev: id(2, 5), entries, last: id(3, 9) },
+            Body::Chunk(Box::new(Chunk {
+                snapshot: SnapshotId(6),
+                number: 2,
+                start: id(3, 9),
+                records: vec![(
+                    RecordKey::user(Bytes::from_static(b"k")),
+                    Record { seq: Seq(8), value: Bytes::from_static(b"v") },
+                )],
+                settled: Some(Seq(11)),
+            })),
+            Body::ChunkTaken { snapshot: SnapshotId(6), next: 3 },
             Body::Confirm { nonce: 77 },
             Body::Confirmed { nonce: 78 },
         ]
@@ -149,6 +203,7 @@ mod tests {
                 Wire::Mismatch(v1::Mismatch { last, .. }) | Wire::Sealed(v1::Sealed { last, .. }) => *last = None,
                 Wire::Fetch(fetch) => fetch.last = None,
                 Wire::Fetched(fetched) => fetched.entries[0].term = 1,
+                Wire::Chunk(chunk) => chunk.records[0].kind = 300,
                 _ => message.body = None,
             }
             assert!(from_wire(message).is_err());

@@ -3,10 +3,10 @@
 use crate::clock::Moment;
 use crate::kv::connection::Connection;
 use engine::Keyspace;
-use replcore::{Message, PersistIndex};
+use replcore::{Message, PersistIndex, SnapshotId};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
-use types::{EntryId, Epoch, NodeId, PartitionId, Seq, Term, View};
+use types::{EntryId, Epoch, NodeId, PartitionId, Record, RecordKey, Seq, Term, View};
 use wal::SegmentNumber;
 use wire::convert::Operation;
 
@@ -84,6 +84,24 @@ pub(crate) enum Completion {
     },
     /// The state holds what it was given.
     Applied(Vec<(Keyspace, EntryId)>),
+    /// The state has a part of a snapshot.
+    Installed {
+        /// Which generation of which partition.
+        keyspace: Keyspace,
+        /// Which part.
+        number: u64,
+    },
+    /// A page of the state was read for a snapshot.
+    StateRead {
+        /// Of which partition.
+        partition: PartitionId,
+        /// For whom.
+        to: NodeId,
+        /// For which snapshot.
+        snapshot: SnapshotId,
+        /// In order; none: the end.
+        records: Vec<(RecordKey, Record)>,
+    },
     /// The state could not take what it was given because a partition's data there is damaged (P3).
     Damaged(PartitionId),
 }

@@ -4,7 +4,7 @@ use crate::shard::retention::Retention;
 use engine::{Engine, EngineError, Keyspace};
 use replcore::{Replica, State, StateDamaged};
 use std::cell::RefCell;
-use types::{Generation, PartitionId, Record, RecordKey, Seq, Term};
+use types::{Generation, NodeId, PartitionId, Record, RecordKey, Seq, Term};
 
 /// A replica and what its shard remembers of it.
 #[derive(Debug)]
@@ -25,8 +25,8 @@ pub(crate) struct Slot {
     pub(crate) retention: Retention,
     /// The term it serves in, as reported.
     pub(crate) serving: Option<Term>,
-    /// The last report of followers that are behind named some.
-    pub(crate) told_behind: bool,
+    /// What was last reported of its followers: those behind, and the learner that is full.
+    pub(crate) told: (Vec<NodeId>, Option<NodeId>),
 }
 
 impl Slot {
@@ -41,7 +41,7 @@ impl Slot {
             drained: (Generation(0), Seq(0)),
             retention,
             serving: None,
-            told_behind: false,
+            told: (Vec::new(), None),
         }
     }
 }

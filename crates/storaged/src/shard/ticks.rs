@@ -28,8 +28,8 @@ impl Worker {
             let Some(slot) = self.slot(place) else { continue };
             slot.ticking = slot.replica.needs_tick();
             let still_ticking = slot.ticking;
-            if report || (!still_ticking && slot.told_behind) {
-                self.report_behind(place);
+            if report || (!still_ticking && !slot.told.0.is_empty()) {
+                self.report_followers(place);
             }
             if still_ticking {
                 self.ticking.push(place);
@@ -41,18 +41,18 @@ impl Worker {
         }
     }
 
-    fn report_behind(&mut self, place: usize) {
+    /// Tells the viewleader who lacks more than a moment's entries, and whether the learner lacks no more than that.
+    pub(super) fn report_followers(&mut self, place: usize) {
         let Some(slot) = self.slot(place) else { return };
         if slot.serving.is_none() {
             return;
         }
-        let behind = slot.replica.behind();
-        if behind.is_empty() && !slot.told_behind {
-            return;
+        let now = (slot.replica.behind(), slot.replica.filled());
+        if now != slot.told {
+            slot.told.clone_from(&now);
+            let partition = slot.replica.partition();
+            self.parts.reports.followers(partition, now.0, now.1);
         }
-        slot.told_behind = !behind.is_empty();
-        let partition = slot.replica.partition();
-        self.parts.reports.behind(partition, behind);
     }
 
     /// P28: requests are forgotten even where nothing is being written.

@@ -1,8 +1,9 @@
 //! The shard's task: takes what arrives, steps replicas, and does what they ask.
 
-use crate::applier::Applier;
+use crate::applier::{Applier, Part};
 use crate::clock::{self, Clock, Moment};
 use crate::fatal::Fatal;
+use crate::filler::{Filler, Page};
 use crate::journal::Journal;
 use crate::kv::answer;
 use crate::me::Me;
@@ -17,7 +18,7 @@ use crate::shard::open::{Open, OpenRequest};
 use crate::shard::retention::Retention;
 use crate::shard::slot::{PartitionState, Slot};
 use engine::{Engine, Keyspace};
-use replcore::{Effect, Event, Message, Proposal, Replica, Settings};
+use replcore::{Body, Effect, Event, Message, Proposal, Replica, Settings};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,8 @@ pub(crate) struct Parts {
     pub(crate) engine: Arc<dyn Engine>,
     /// The applied state, for writing.
     pub(crate) applier: Applier,
+    /// The applied state, for snapshots.
+    pub(crate) filler: Filler,
     /// The write-ahead log.
     pub(crate) journal: Arc<dyn Journal>,
     /// The ways to the peers.
@@ -262,6 +265,15 @@ impl Worker {
                 let drained = self.lag.applied();
                 self.answer_drain(drained);
             }
+            Completion::Installed { keyspace: Keyspace { partition, generation }, number } => {
+                let place = self.place_of(partition);
+                self.step(place, Event::Installed { generation, number });
+            }
+            Completion::StateRead { partition, to, snapshot, records } => {
+                self.burst_bytes += records.iter().map(|(_, record)| record.value.len()).sum::<usize>();
+                let place = self.place_of(partition);
+                self.step(place, Event::StateRead { to, snapshot, records });
+            }
             Completion::Damaged(partition) => {
                 let place = self.place_of(partition);
                 self.step(place, Event::Damaged);
@@ -306,9 +318,13 @@ impl Worker {
             tracing::warn!(%from, %partition, "a message for a partition that the cluster does not have");
             return;
         }
-        if let replcore::Body::Prepare { entries, .. } | replcore::Body::Fetched { entries, .. } = &message.body {
-            self.burst_bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
-        }
+        self.burst_bytes += match &message.body {
+            Body::Prepare { entries, .. } | Body::Fetched { entries, .. } => {
+                entries.iter().map(|entry| entry.payload.len()).sum::<usize>()
+            }
+            Body::Chunk(chunk) => chunk.bytes(),
+            _ => 0,
+        };
         let place = self.place_of(partition);
         // P4: without a record the replica answers that it is no member.
         if self.slot(place).is_none() && !self.create(place, partition) {
@@ -450,10 +466,19 @@ impl Worker {
                     self.parts.reports.serving(partition, term);
                     if let Some(slot) = self.slot(place) {
                         slot.serving = term;
-                        slot.told_behind = false;
+                        slot.told = (Vec::new(), None);
                     }
                 }
                 Effect::DeleteData { generation } => self.parts.applier.delete(Keyspace { partition, generation }),
+                Effect::ReadState { to, snapshot, generation, after, bytes_max } => {
+                    let keyspace = Keyspace { partition, generation };
+                    let page = Page { keyspace, to, snapshot, after, bytes_max };
+                    self.parts.filler.read(page, self.completions.clone());
+                }
+                Effect::Install { generation, number, records, start } => {
+                    let part = Part { keyspace: Keyspace { partition, generation }, number, records, start };
+                    self.parts.applier.install(part, self.completions.clone());
+                }
             }
         }
         self.effects = effects;
@@ -489,6 +514,8 @@ impl Worker {
         let now = self.now;
         let Some(Some(slot)) = self.slots.get_mut(place) else { return };
         slot.touched = false;
+        // A learner that is full is waited for; one that is gone is not full any more.
+        let report = slot.serving.is_some() && slot.told.1 != slot.replica.filled();
         if !slot.ticking && slot.replica.needs_tick() {
             slot.ticking = true;
             self.ticking.push(place);
@@ -501,6 +528,9 @@ impl Worker {
         if bytes > 0 && !slot.lagging {
             slot.lagging = true;
             self.lag.lagging.push(place);
+        }
+        if report {
+            self.report_followers(place);
         }
     }
 

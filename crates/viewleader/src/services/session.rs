@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use types::{BootNonce, Epoch, ErrorCode, Incarnation, NodeId, PartitionId, Term, View};
+use viewcore::observed::PartitionSize;
 use viewcore::{ClusterState, Command, Done, Event, Heartbeat, Outcome, Refusal, Registration, Serving};
 use wire::convert::{Malformed, cluster_from_wire, cluster_to_wire, error, required};
 use wire::v1;
@@ -304,13 +305,21 @@ impl Session {
     fn heartbeat(&self, heartbeat: v1::Heartbeat) -> Result<Heartbeat, Malformed> {
         let serving = heartbeat.serving.into_iter().map(|serving| {
             let behind = serving.behind.into_iter().map(NodeId).collect();
-            Ok(Serving { partition: self.partition(serving.partition)?, term: Term(serving.term), behind })
+            let filled = (serving.filled != 0).then_some(NodeId(serving.filled));
+            Ok(Serving { partition: self.partition(serving.partition)?, term: Term(serving.term), behind, filled })
+        });
+        let sizes = heartbeat.sizes.into_iter().map(|size| {
+            Ok((self.partition(size.partition)?, PartitionSize { keys: size.keys, bytes: size.bytes }))
         });
         Ok(Heartbeat {
             epoch: Epoch(heartbeat.epoch),
             serving: serving.collect::<Result<_, Malformed>>()?,
             keys: heartbeat.keys,
             bytes: heartbeat.bytes,
+            filled_bytes: heartbeat.filled_bytes,
+            surplus: heartbeat.surplus,
+            surplus_at: Epoch(heartbeat.surplus_at),
+            sizes: sizes.collect::<Result<_, Malformed>>()?,
         })
     }
 }

@@ -1,0 +1,159 @@
+//! The thread that reads the state for snapshots (P23), no faster than the cluster allows.
+//!
+//! Away from the shards, because a page takes the store a while, and one thread for all of them, so that the throttle
+//! counts for the node as a whole. Pages that wait are bounded by the snapshots under way: each has one.
+
+use crate::error::Error;
+use crate::fatal::Fatal;
+use crate::shard::Completion;
+use engine::{Engine, EngineError, Keyspace};
+use replcore::SnapshotId;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
+use types::{NodeId, Record, RecordKey, RecordKind};
+
+/// Kinds of records that are read from the state, in this order. Requests come from the replica's memory.
+const KINDS: [RecordKind; 1] = [RecordKind::User];
+/// Most records in a page.
+const PAGE_RECORDS_MAX: usize = 4096;
+/// The throttle sleeps so long at a time: it may be opened meanwhile.
+const NAP_MAX: Duration = Duration::from_millis(50);
+/// What may be read at once after a pause, in seconds of the allowed rate.
+const BURST_SECONDS: f64 = 0.1;
+
+/// One page to read.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// Of which generation of which partition.
+    pub(crate) keyspace: Keyspace,
+    /// For whom.
+    pub(crate) to: NodeId,
+    /// For which snapshot.
+    pub(crate) snapshot: SnapshotId,
+    /// Where to go on.
+    pub(crate) after: Option<RecordKey>,
+    /// About how much.
+    pub(crate) bytes_max: usize,
+}
+
+/// How shards reach the thread. The last clone's end ends it.
+#[derive(Clone, Debug)]
+pub(crate) struct Filler {
+    pages: mpsc::Sender<(Page, UnboundedSender<Completion>)>,
+    /// Bytes per second; 0: no limit.
+    rate: Arc<AtomicU64>,
+    filled_bytes: Arc<AtomicU64>,
+}
+
+impl Filler {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the system starts none.
+    pub(crate) fn spawn(engine: Arc<dyn Engine>, fatal: Arc<Fatal>) -> Result<(Filler, JoinHandle<()>), Error> {
+        let (pages, queue) = mpsc::channel();
+        let (rate, filled_bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let throttle = Throttle { rate: rate.clone(), allowance: 0.0, since: Instant::now() };
+        let filled = filled_bytes.clone();
+        let thread = std::thread::Builder::new()
+            .name("filler".to_owned())
+            .spawn(move || {
+                if let Err(error) = work(engine.as_ref(), &queue, throttle, &filled) {
+                    fatal.end(error.into());
+                }
+            })
+            .map_err(|error| Error::System { action: "start a thread", reason: error.to_string() })?;
+        Ok((Filler { pages, rate, filled_bytes }, thread))
+    }
+
+    /// Reads a page; `done` hears of it.
+    pub(crate) fn read(&self, page: Page, done: UnboundedSender<Completion>) {
+        // The thread goes only after a failure that ends the node.
+        let _ended = self.pages.send((page, done));
+    }
+
+    /// From now on at most so many bytes per second; 0: as fast as it goes.
+    pub(crate) fn set_rate(&self, bytes_per_second: u64) {
+        self.rate.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn filled_bytes(&self) -> u64 {
+        self.filled_bytes.load(Ordering::Relaxed)
+    }
+}
+
+fn work(
+    engine: &dyn Engine,
+    queue: &mpsc::Receiver<(Page, UnboundedSender<Completion>)>,
+    mut throttle: Throttle,
+    filled_bytes: &AtomicU64,
+) -> Result<(), EngineError> {
+    while let Ok((page, done)) = queue.recv() {
+        let partition = page.keyspace.partition;
+        let completion = match read(engine, &page) {
+            Ok(records) => {
+                let bytes: usize = records.iter().map(|(key, record)| key.name.len() + record.value.len()).sum();
+                filled_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                metrics::counter!("storaged_fill_bytes_total").increment(bytes as u64);
+                throttle.wait_for(bytes);
+                Completion::StateRead { partition, to: page.to, snapshot: page.snapshot, records }
+            }
+            Err(EngineError::Corrupt { keyspace: Some(damaged), what }) => {
+                tracing::error!(%damaged, what, "the state is damaged");
+                Completion::Damaged(partition)
+            }
+            Err(error) => return Err(error),
+        };
+        // A shard goes only when the node ends.
+        let _ended = done.send(completion);
+    }
+    Ok(())
+}
+
+fn read(engine: &dyn Engine, page: &Page) -> Result<Vec<(RecordKey, Record)>, EngineError> {
+    let (first, mut after) = match &page.after {
+        Some(key) => (key.kind, Some(key.name.clone())),
+        None => (KINDS[0], None),
+    };
+    for kind in KINDS.into_iter().filter(|kind| *kind >= first) {
+        let records = engine.scan(page.keyspace, kind, after.as_deref(), PAGE_RECORDS_MAX, page.bytes_max)?;
+        if !records.is_empty() {
+            return Ok(records.into_iter().map(|(name, record)| (RecordKey { kind, name }, record)).collect());
+        }
+        after = None;
+    }
+    Ok(Vec::new())
+}
+
+/// A bucket of bytes that fills at the allowed rate.
+struct Throttle {
+    rate: Arc<AtomicU64>,
+    /// What may be read now; below 0 what was read too early.
+    allowance: f64,
+    since: Instant,
+}
+
+impl Throttle {
+    fn wait_for(&mut self, bytes: usize) {
+        self.allowance -= bytes as f64;
+        loop {
+            let rate = self.rate.load(Ordering::Relaxed) as f64;
+            let now = Instant::now();
+            if rate == 0.0 {
+                (self.allowance, self.since) = (0.0, now);
+                return;
+            }
+            let earned = now.duration_since(self.since).as_secs_f64() * rate;
+            self.allowance = (self.allowance + earned).min(rate * BURST_SECONDS);
+            self.since = now;
+            if self.allowance >= 0.0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_secs_f64(-self.allowance / rate).min(NAP_MAX));
+        }
+    }
+}
