@@ -73,8 +73,15 @@ impl ClusterState {
             return Err(Refusal::NoSuchPartition(partition));
         }
         if !view.configuration(partition).is_some_and(|configuration| configuration.votes(node)) {
-            // The view that ends it must come after the one that is noted; nothing else may ever change.
-            self.next_epoch(|_, _| {});
+            // The view that ends it must come after the one that is noted, and must not name it as a voter.
+            self.moves.retain(|moved, underway| *moved != partition || underway.joins != node);
+            self.next_epoch(|view, _| {
+                if let Some(configuration) = view.configurations.get_mut(partition.0 as usize)
+                    && configuration.learner == Some(node)
+                {
+                    Arc::make_mut(configuration).learner = None;
+                }
+            });
             return Ok(Done::DamageNoted(view.epoch));
         }
         let epoch = *self.out_of_service.entry((partition, node)).or_insert(view.epoch);

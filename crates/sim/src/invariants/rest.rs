@@ -18,7 +18,7 @@ pub(crate) enum Standstill {
     Differs { partition: PartitionId, node: NodeId, from: NodeId },
     Waiting { client: usize },
     Moving(PartitionId),
-    ToMove(viewcore::plan::moving::Planned1),
+    ToMove(viewcore::plan::moving::PlannedMove),
     Surplus { partition: PartitionId, node: NodeId },
 }
 

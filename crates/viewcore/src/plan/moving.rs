@@ -21,14 +21,17 @@ const STEPS_MAX: usize = 256;
 pub struct Planned {
     /// What the plan was made from; something else asks for a new one.
     inputs: Option<Inputs>,
-    queue: VecDeque<Planned1>,
+    queue: VecDeque<Queued>,
     /// The epoch at which planning last found nothing.
     settled: Option<types::Epoch>,
 }
 
+/// A planned move, and the members that it was planned for: others make it void.
+type Queued = (PlannedMove, Vec<NodeId>);
+
 /// One planned move.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Planned1 {
+pub struct PlannedMove {
     /// Whose replica.
     pub partition: PartitionId,
     /// Who gets it, if anybody.
@@ -61,7 +64,7 @@ fn inputs(state: &ClusterState, view: &View, gone: &BTreeSet<NodeId>) -> Inputs 
 /// What should move, the most urgent first, if nothing else changes: also what a dry run shows.
 ///
 /// `gone` are nodes that have been dead for so long that their replicas are rebuilt elsewhere.
-pub fn plan(state: &ClusterState, gone: &BTreeSet<NodeId>) -> Vec<Planned1> {
+pub fn plan(state: &ClusterState, gone: &BTreeSet<NodeId>) -> Vec<PlannedMove> {
     let Some(view) = state.view().filter(|view| view.has_map()) else { return Vec::new() };
     let inputs = inputs(state, view, gone);
     let mut zones = BTreeMap::new();
@@ -87,7 +90,7 @@ pub fn plan(state: &ClusterState, gone: &BTreeSet<NodeId>) -> Vec<Planned1> {
     let id = |place: usize| inputs.holders[place].0;
     placement::moves(&holders, &current, usize::from(view.replication))
         .into_iter()
-        .map(|planned| Planned1 {
+        .map(|planned| PlannedMove {
             partition: PartitionId(planned.partition),
             joins: planned.joins.map(id),
             leaves: planned.leaves.map(id),
@@ -217,7 +220,11 @@ impl Next<'_> {
             if planned.settled == Some(self.view.epoch) {
                 return;
             }
-            planned.queue = plan(self.state, gone).into();
+            let with_members = |planned_move: PlannedMove| {
+                let configuration = self.view.configuration(planned_move.partition)?;
+                Some((planned_move, members_to_be(self.state, planned_move.partition, configuration)))
+            };
+            planned.queue = plan(self.state, gone).into_iter().filter_map(with_members).collect();
             if planned.queue.is_empty() {
                 planned.settled = Some(self.view.epoch);
             }
@@ -233,13 +240,16 @@ impl Next<'_> {
         }
         let most = self.state.policy().moves_per_node;
         let mut later = VecDeque::new();
-        while let Some(planned1) = planned.queue.pop_front() {
+        while let Some((planned_move, members)) = planned.queue.pop_front() {
             if self.steps.len() >= STEPS_MAX {
-                later.push_back(planned1);
+                later.push_back((planned_move, members));
                 break;
             }
-            let Planned1 { partition, joins, leaves } = planned1;
+            let PlannedMove { partition, joins, leaves } = planned_move;
             let Some(configuration) = self.view.configuration(partition).cloned() else { continue };
+            if members_to_be(self.state, partition, &configuration) != members {
+                continue;
+            }
             let primary = configuration.primary().unwrap_or_default();
             let waits = self.steps.contains_key(&partition)
                 || !configuration.is_activated()
@@ -247,7 +257,7 @@ impl Next<'_> {
                 || self.observed.behind(partition, primary, configuration.term).is_none()
                 || [joins, Some(primary)].iter().flatten().any(|node| busy.get(node).copied().unwrap_or(0) >= most);
             if waits {
-                later.push_back(planned1);
+                later.push_back((planned_move, members));
                 continue;
             }
             let step = match joins {
