@@ -151,6 +151,7 @@ impl LeadersService {
             node: node.0,
             accepted_at: accepted_at.0,
             view: Some(view.as_ref().into()),
+            member_addresses: self.group.addresses().into_values().collect(),
         };
         let session = Session {
             node,
