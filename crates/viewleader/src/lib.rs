@@ -12,7 +12,10 @@
 //! Invariants: whatever a node or client is told was committed by the group first; heartbeats never enter the log; only
 //! `raft` names openraft; queues are bounded. A failed write or sync ends the process (P2).
 //!
-//! Left out: leases and locks, TLS.
+//! A new data directory begins a group with others (`--peers`, [`raft`]), or asks a running one to be admitted (`--join`,
+//! [`joining`]) before it takes part in anything. The group's leader changes its members (`raft::change`).
+//!
+//! Left out: handing leadership over on purpose, leases and locks, TLS.
 
 pub mod cli;
 mod config;

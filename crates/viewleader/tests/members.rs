@@ -9,6 +9,8 @@ use support::{Cluster, Node, Watcher, soon};
 use types::{ErrorCode, View};
 use viewleader::Error;
 use wire::v1;
+use wire::v1::leader_message::Message as ToNode;
+use wire::v1::node_message::Message as FromNode;
 
 /// What the group says once `wanted` is true of its members.
 async fn members_where(cluster: &Cluster, what: &str, wanted: impl Fn(&[v1::Member]) -> bool) -> Vec<v1::Member> {
@@ -285,6 +287,82 @@ async fn a_directory_of_another_cluster_is_not_admitted() {
     theirs.members[0].start();
     voting(&theirs, &[1]).await;
     ours.members[0].stop().await.unwrap();
+}
+
+/// Guards against a change that stays half done, or is done twice, when the leader dies in its middle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_goes_on_after_the_leaders_death_in_its_middle() {
+    let mut cluster = Cluster::started(3);
+    let mut node = Node::new(1).await;
+    goes_on(&cluster, &mut node, 0).await;
+    for round in 0..3 {
+        let id = 4 + round;
+        let place = cluster.members.len();
+        cluster.add();
+        cluster.joins(place, &[0, 1, 2]);
+        cluster.members[place].start();
+        // A learner, or more already.
+        members_where(&cluster, "the new one", |members| members.iter().any(|member| member.id == id)).await;
+        crash_leader(&mut cluster).await;
+        voting(&cluster, &[1, 2, 3, id]).await;
+        let leader = cluster.leader().await;
+        let mut client = cluster.members[leader].client();
+        let removal = tokio::spawn(async move { client.remove_member(v1::RemoveMemberRequest { member: id }).await });
+        // Each round at another point of it.
+        tokio::time::sleep(Duration::from_millis(2 * round)).await;
+        crash_leader(&mut cluster).await;
+        removal.await.unwrap().ok();
+        assert_eq!(remove(&cluster, id).await, None);
+        voting(&cluster, &[1, 2, 3]).await;
+        assert!(matches!(cluster.members[place].ended().await, Error::Removed { .. }));
+    }
+    goes_on(&cluster, &mut node, 0).await;
+}
+
+/// Kills whoever of the first three leads, and starts it again.
+async fn crash_leader(cluster: &mut Cluster) {
+    let leader = cluster.leader().await;
+    if leader < 3 {
+        cluster.members[leader].kill().await;
+        cluster.members[leader].start();
+    }
+}
+
+/// Guards against a new member that can't follow once the log's beginning is purged, and against ids that are forgotten
+/// with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_brings_a_new_member_up_to_date_and_remembers_ids() {
+    let mut cluster = grown_to(1).await;
+    voting(&cluster, &[1]).await;
+    let mut node = Node::new(1).await;
+    let mut session = node.join(&cluster).await;
+    let never = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let request = v1::JoinRequest { directory: 7, address: never.local_addr().unwrap().to_string() };
+    assert_eq!(cluster.members[0].client().join(request).await.unwrap().into_inner().member, 2);
+    assert_eq!(remove(&cluster, 2).await, None);
+    // More than are kept behind a snapshot.
+    for round in 0..3 * 1000u64 {
+        session.send(FromNode::Activated(v1::Activated { partition: 0, term: 1 + round })).await;
+        assert!(matches!(session.next().await, Some(ToNode::Activated(_))));
+    }
+    for (place, ids) in [(1, &[1, 3][..]), (2, &[1, 3, 4])] {
+        cluster.add();
+        cluster.joins(place, &[0]);
+        cluster.members[place].start();
+        voting(&cluster, ids).await;
+    }
+    for place in 0..3 {
+        cluster.members[place].kill().await;
+    }
+    cluster.members.iter_mut().for_each(support::Member::start);
+    voting(&cluster, &[1, 3, 4]).await;
+    assert_eq!(remove(&cluster, 4).await, None);
+    assert!(matches!(cluster.members[2].ended().await, Error::Removed { .. }));
+    cluster.add();
+    cluster.joins(3, &[1]);
+    cluster.members[3].start();
+    voting(&cluster, &[1, 3, 5]).await;
+    goes_on(&cluster, &mut node, 3).await;
 }
 
 /// Guards against an answer to a wish to join that gets lost: the same directory is given the same id, at the same address

@@ -206,6 +206,11 @@ impl Group {
         if known.is_empty() { self.identity.members() } else { known }
     }
 
+    /// The members as of the last applied change.
+    pub(crate) fn roster(&self) -> watch::Receiver<Arc<Roster>> {
+        self.roster.clone()
+    }
+
     /// All members, each asked who it is.
     pub(crate) async fn members(&self) -> Vec<MemberFacts> {
         let mut asking = JoinSet::new();
