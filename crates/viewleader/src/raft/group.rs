@@ -211,11 +211,14 @@ impl Group {
         self.roster.clone()
     }
 
-    /// All members, each asked who it is.
+    /// All members, each asked who it is. One that votes, or votes no more, once the change of the members that is on
+    /// its way is done, is a learner until then, whatever it believes.
     pub(crate) async fn members(&self) -> Vec<MemberFacts> {
         let mut asking = JoinSet::new();
         let own = self.identity.member();
-        let (itself, others): (Vec<_>, Vec<_>) = self.addresses().into_iter().partition(|(member, _)| *member == own);
+        let roster = self.roster.borrow().clone();
+        let known = if roster.members.is_empty() { self.addresses() } else { roster.addresses() };
+        let (itself, others): (Vec<_>, Vec<_>) = known.into_iter().partition(|(member, _)| *member == own);
         for (member, address) in others {
             let mut line = self.network.line(member, &address);
             asking.spawn(async move {
@@ -228,6 +231,12 @@ impl Group {
             MemberFacts { member, address, hello }
         }));
         members.sort_by_key(|facts| facts.member);
+        let learning = |member: &MemberId| roster.members.contains_key(member) && !roster.steady.contains(member);
+        for facts in members.iter_mut().filter(|facts| learning(&facts.member)) {
+            if let Some(hello) = facts.hello.as_mut().filter(|hello| hello.role != "leader") {
+                hello.role = "learner".into();
+            }
+        }
         members
     }
 

@@ -6,7 +6,7 @@ use super::change::NotChanged;
 use crate::Error;
 use crate::identity::MemberId;
 use openraft::ChangeMembers;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use types::ClusterId;
 
@@ -93,8 +93,7 @@ impl Group {
         let (mut state, mut roster) = (self.state(), self.roster.clone());
         loop {
             let cluster = state.borrow_and_update().cluster();
-            let members: BTreeMap<_, _> =
-                roster.borrow_and_update().members.iter().map(|(id, node)| (*id, node.address.clone())).collect();
+            let members = roster.borrow_and_update().addresses();
             let noted = match cluster {
                 ClusterId::NONE => Ok(()),
                 cluster => self.identity.note_cluster(cluster),

@@ -59,6 +59,9 @@ pub(crate) struct Roster {
     pub(crate) members: BTreeMap<MemberId, MemberNode>,
     /// Those that vote; after a change that takes two steps, of which the second is missing, those of the second.
     pub(crate) voters: BTreeSet<MemberId>,
+    /// Those that vote before and after such a change. Until it is done, the others count for nothing yet: without the
+    /// old majority the group stands still.
+    pub(crate) steady: BTreeSet<MemberId>,
     /// Whether a change's second step is missing.
     pub(crate) between: bool,
     /// The highest id that was ever given.
@@ -73,6 +76,7 @@ impl Roster {
         Roster {
             log_id: *membership.log_id(),
             voters: configs.last().cloned().unwrap_or_default(),
+            steady: configs.iter().cloned().reduce(|all, config| &all & &config).unwrap_or_default(),
             between: configs.len() > 1,
             minted: members.keys().next_back().map_or(minted, |highest| minted.max(*highest)),
             members,
@@ -87,6 +91,11 @@ impl Roster {
     /// Members that don't vote yet.
     pub(crate) fn learners(&self) -> impl Iterator<Item = (MemberId, &MemberNode)> {
         self.members.iter().filter(|(id, _)| !self.voters.contains(id)).map(|(id, node)| (*id, node))
+    }
+
+    /// Where all members are.
+    pub(crate) fn addresses(&self) -> BTreeMap<MemberId, String> {
+        self.members.iter().map(|(id, node)| (*id, node.address.clone())).collect()
     }
 
     /// `1 at a:1, 2 at b:2`, for people.
@@ -118,6 +127,19 @@ mod tests {
         assert_eq!(after.minted, 7);
         assert!(after.was_removed(7) && after.was_removed(5));
         assert!(!after.was_removed(1) && !after.was_removed(8) && !after.was_removed(0));
+    }
+
+    /// Guards against a member that is said to vote while the group still needs the majority that it had before.
+    #[test]
+    fn between_two_steps_only_those_of_both_vote() {
+        let nodes: BTreeMap<_, _> = (1..=3u64).map(|id| (id, MemberNode::founder("a:1"))).collect();
+        let configs = vec![[1, 2].into(), [1, 2, 3].into()];
+        let between = Roster::new(&StoredMembership::new(None, Membership::new(configs, nodes)), 0);
+        assert!(between.between);
+        assert_eq!((between.steady, between.voters), ([1, 2].into(), [1, 2, 3].into()));
+        let after = Roster::new(&stored(&[1, 2, 3]), 3);
+        assert!(!after.between);
+        assert_eq!(after.steady, after.voters);
     }
 
     /// Guards against logs of groups that began before members could be admitted, which must stay readable.

@@ -147,13 +147,13 @@ impl LeadersService {
         let view = state.borrow_and_update().view().cloned();
         let view = view.ok_or_else(|| End::refused(ErrorCode::NotBootstrapped, "there is no view yet"))?;
         let mut roster = self.group.roster();
-        let members = roster.borrow_and_update().clone();
+        let member_addresses = roster.borrow_and_update().addresses().into_values().collect();
         let registered = v1::Registered {
             cluster: cluster_to_wire(view.cluster),
             node: node.0,
             accepted_at: accepted_at.0,
             view: Some(view.as_ref().into()),
-            member_addresses: members.members.values().map(|node| node.address.clone()).collect(),
+            member_addresses,
         };
         let session = Session {
             node,
@@ -295,7 +295,7 @@ impl Session {
     }
 
     fn member_addresses(&mut self) -> Vec<String> {
-        self.roster.borrow_and_update().members.values().map(|node| node.address.clone()).collect()
+        self.roster.borrow_and_update().addresses().into_values().collect()
     }
 
     /// A proposal and what its outcome is answered with. If leadership is lost there is no answer: the session ends.
