@@ -20,6 +20,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 const ROUNDS_PER_LINE: u32 = 25;
 /// How long members are asked which cluster theirs is.
 const CHECK_MAX: Duration = Duration::from_millis(500);
+const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Why one member was of no use.
 enum NotYet {
@@ -82,22 +83,38 @@ async fn ask(address: &str, request: &v1::JoinRequest) -> Result<v1::JoinReply, 
     }
 }
 
-/// Whether those whom `--join` names are of the cluster that the directory belongs to, as far as they answer: a member
-/// that is started again must not wait for them.
+/// Whether those whom `--join` names are of the cluster that the directory belongs to; `false`: that is not known yet. A
+/// member that is started again does not wait for them.
 ///
 /// # Errors
 /// [`Error::OtherGroup`].
-pub(crate) async fn check_same_group(identity: &Identity, config: &Config) -> Result<(), Error> {
+pub(crate) async fn is_same_group(identity: &Identity, config: &Config) -> Result<bool, Error> {
     let ours = identity.cluster();
     if ours == ClusterId::NONE {
-        return Ok(());
+        return Ok(false);
     }
+    let mut same = false;
     let asked = join_all(others(config).map(|address| async move { (address, cluster_of(address).await) }));
     for (address, theirs) in asked.await {
-        if let Some(theirs) = theirs.filter(|theirs| *theirs != ours && *theirs != ClusterId::NONE) {
-            let (path, address) = (config.data_dir.clone(), address.to_owned());
-            return Err(Error::OtherGroup { path, ours, address, theirs });
+        match theirs {
+            None | Some(ClusterId::NONE) => {}
+            Some(theirs) if theirs == ours => same = true,
+            Some(theirs) => {
+                let (path, address) = (config.data_dir.clone(), address.to_owned());
+                return Err(Error::OtherGroup { path, ours, address, theirs });
+            }
         }
+    }
+    Ok(same)
+}
+
+/// Asks on until that is known.
+///
+/// # Errors
+/// As [`is_same_group`].
+pub(crate) async fn check_same_group(identity: &Identity, config: &Config) -> Result<(), Error> {
+    while others(config).next().is_some() && !is_same_group(identity, config).await? {
+        sleep(CHECK_AGAIN_AFTER).await;
     }
     Ok(())
 }

@@ -92,7 +92,7 @@ pub async fn run_on(
     let mut shutdown = pin!(shutdown);
     let identity = match identity::open(directory.clone(), &config)? {
         Opened::Member(identity) => {
-            joining::check_same_group(&identity, &config).await?;
+            joining::is_same_group(&identity, &config).await?;
             identity
         }
         Opened::Candidate(candidate) => tokio::select! {
@@ -101,7 +101,7 @@ pub async fn run_on(
         },
     };
     let settings = leader_settings(&config)?;
-    let group = Group::open(GroupOptions { directory, identity, name: config.name.clone() }).await?;
+    let group = Group::open(GroupOptions { directory, identity: identity.clone(), name: config.name.clone() }).await?;
     let stopping = CancellationToken::new();
     let (publish, leading) = watch::channel(None);
     let lead = tokio::spawn(leading::lead(group.clone(), settings, publish, stopping.clone()));
@@ -115,6 +115,7 @@ pub async fn run_on(
         error = group.failed() => Err(error),
         // Once it takes part in a group, this has nothing more to say.
         Err(error) = raft::found_or_join(&group) => Err(error),
+        Err(error) = joining::check_same_group(&identity, &config) => Err(error),
         ended = &mut server => Err(ended_early(ended)),
         ended = async {
             match &mut admin {

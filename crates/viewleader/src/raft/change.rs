@@ -194,13 +194,20 @@ impl Group {
         }
     }
 
-    /// The Raft term in which this member leads, and the members, once no change of them is on its way.
+    /// The Raft term in which this member leads, and the members, once no change of them is on its way. Finishes one that
+    /// a leader before left half done: whoever waits here holds the lock that anybody else would need for it.
     pub(super) async fn settled(&self) -> Result<(u64, Arc<Roster>), NotChanged> {
         let mut metrics = self.raft.metrics();
         let settled = async {
             loop {
-                if let Some(settled) = self.settled_now()?.filter(|(_, roster)| !roster.between) {
-                    return Ok(settled);
+                match self.settled_now()? {
+                    Some((_, roster)) if roster.between => {
+                        tracing::info!("finishing a change of the viewleaders");
+                        self.change(ChangeMembers::ReplaceAllVoters(roster.voters.clone())).await?;
+                        continue;
+                    }
+                    Some(settled) => return Ok(settled),
+                    None => {}
                 }
                 if metrics.changed().await.is_err() {
                     return Err(NotChanged::NotLeader);
@@ -211,8 +218,9 @@ impl Group {
         timeout(SETTLE_MAX, settled).await.unwrap_or_else(|_| Err(busy()))
     }
 
-    /// As [`Group::settled`], also between the steps of a change; `None`: the last one is not committed and applied.
-    pub(super) fn settled_now(&self) -> Result<Option<(u64, Arc<Roster>)>, NotChanged> {
+    /// The Raft term in which this member leads, and the members, possibly between the two steps of a change; `None`: the
+    /// last step is not committed and applied.
+    fn settled_now(&self) -> Result<Option<(u64, Arc<Roster>)>, NotChanged> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         if metrics.current_leader != Some(self.identity.member()) {

@@ -32,12 +32,7 @@ pub(super) async fn keep_members(group: Group) {
 
 async fn advance(group: &Group) -> Result<(), NotChanged> {
     let Ok(_one_at_a_time) = group.changing.try_lock() else { return Ok(()) };
-    let Some((_, roster)) = group.settled_now()? else { return Ok(()) };
-    if roster.between {
-        tracing::info!("finishing a change of the viewleaders");
-        group.change(ChangeMembers::ReplaceAllVoters(roster.voters.clone())).await?;
-        return Ok(());
-    }
+    let (_, roster) = group.settled().await?;
     for (learner, node) in roster.learners() {
         if !group.has_caught_up(learner) || !group.answers(&roster, learner).await {
             continue;
