@@ -8,8 +8,8 @@ use crate::status::ClusterStatus;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::error::Error as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tonic::transport::Channel;
 use types::limits::MESSAGE_BYTES_MAX;
@@ -23,10 +23,16 @@ const HEDGE_AFTER: Duration = Duration::from_millis(25);
 /// How long a member may take in all.
 const CALL_MAX: Duration = Duration::from_secs(3);
 
-/// The members of the viewleader group, as --leaders lists them. Cheap to clone.
+/// Members kept beside those given at first.
+const LEARNED_MAX: usize = 16;
+
+/// The members of the viewleader group: those that --leaders lists, and those of which they say that they have joined
+/// since. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Leaders {
-    members: Arc<[Member]>,
+    /// The first of them, so many, are those given.
+    given: usize,
+    members: Arc<Mutex<Arc<[Member]>>>,
     /// Who answered last: asked first next time.
     preferred: Arc<AtomicUsize>,
 }
@@ -51,28 +57,42 @@ impl Leaders {
     /// # Errors
     /// [`Error::Usage`] for an empty list or an address that is none.
     pub fn new(addresses: &[String]) -> Result<Leaders, Error> {
-        let member = |address: &String| {
-            let address = address.trim();
-            check_address(address).map_err(|why| Error::Usage(format!("--leaders: {why}")))?;
-            let channel = endpoint(address).map_err(Error::Usage)?.connect_lazy();
-            let client = LeadersClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-            Ok(Member { address: address.to_owned(), client })
-        };
+        let member =
+            |address: &String| Member::new(address.trim()).map_err(|why| Error::Usage(format!("--leaders: {why}")));
         let members = addresses.iter().map(member).collect::<Result<Arc<[Member]>, Error>>()?;
         if members.is_empty() {
             return Err(Error::Usage("--leaders is empty; give at least one host:port".to_owned()));
         }
-        Ok(Leaders { members, preferred: Arc::default() })
+        Ok(Leaders { given: members.len(), members: Arc::new(Mutex::new(members)), preferred: Arc::default() })
+    }
+
+    fn members(&self) -> Arc<[Member]> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in who the group says its members are. Those given at first stay, whoever joins or goes.
+    fn learn(&self, told: &[String]) {
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |address: &String| members.iter().find(|member| member.address == *address).cloned();
+        let given = members[..self.given].to_vec();
+        let news = told.iter().filter(|address| given.iter().all(|given| given.address != **address));
+        // What is no address is of no use, and harms nobody.
+        let news: Vec<_> =
+            news.filter_map(|address| known(address).or_else(|| Member::new(address).ok())).take(LEARNED_MAX).collect();
+        if !told.is_empty() && !members[self.given..].iter().map(|m| &m.address).eq(news.iter().map(|m| &m.address)) {
+            *members = given.into_iter().chain(news).collect();
+        }
     }
 
     /// How many members there are.
     pub(crate) fn count(&self) -> usize {
-        self.members.len()
+        self.members().len()
     }
 
     /// The address of a member, counted round the list.
-    pub(crate) fn address(&self, index: usize) -> &str {
-        &self.members[index % self.members.len()].address
+    pub(crate) fn address(&self, index: usize) -> String {
+        let members = self.members();
+        members[index % members.len()].address.clone()
     }
 
     /// The present view, as far as the first member that answers knows it.
@@ -92,6 +112,7 @@ impl Leaders {
         self.first(move |mut client| async move {
             let request = v1::GetViewRequest { have_epoch, linearizable: false };
             let reply = client.get_view(request).await.map_err(|status| useless(&status))?.into_inner();
+            self.learn(&reply.member_addresses);
             says(reply.error)?;
             if reply.epoch < wanted.0 {
                 return Err(Useless::Says(format!("its view is at epoch {}, {} is out", reply.epoch, wanted.0)));
@@ -121,7 +142,8 @@ impl Leaders {
         index: usize,
         have_epoch: Epoch,
     ) -> Result<tonic::Streaming<v1::ViewUpdate>, String> {
-        let mut client = self.members[index % self.members.len()].client.clone();
+        let members = self.members();
+        let mut client = members[index % members.len()].client.clone();
         let call = client.watch_view(v1::WatchViewRequest { have_epoch: have_epoch.0 });
         match tokio::time::timeout(CALL_MAX, call).await {
             Ok(Ok(stream)) => Ok(stream.into_inner()),
@@ -130,18 +152,38 @@ impl Leaders {
         }
     }
 
+    /// Takes a viewleader out of the group; what is done already is done. Several members may be asked: they ask the leader.
+    ///
+    /// # Errors
+    /// [`Error::NotDone`] where the group refuses, with its reason; else as [`Leaders::view`].
+    pub async fn remove_member(&self, member: u64) -> Result<(), Error> {
+        let outcome = self.first(|mut client| async move {
+            let request = v1::RemoveMemberRequest { member };
+            let reply = client.remove_member(request).await.map_err(|status| useless(&status))?.into_inner();
+            match reply.error.as_ref().map(|error| ErrorCode::from_number(error.code)) {
+                Some(code @ (ErrorCode::Refused | ErrorCode::Invalid)) => {
+                    let message = reply.error.map(|error| error.message).unwrap_or_default();
+                    Ok(Err(Error::NotDone { code, message }))
+                }
+                _ => says(reply.error).map(Ok),
+            }
+        });
+        outcome.await?
+    }
+
     /// Asks one member after the other until one is of use.
     async fn first<T, F>(&self, call: impl Fn(LeadersClient<Channel>) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Useless>>,
     {
+        let members = self.members();
         let start = self.preferred.load(Ordering::Relaxed);
-        let mut waiting = (0..self.members.len()).map(|turn| (start + turn) % self.members.len());
+        let mut waiting = (0..members.len()).map(|turn| (start + turn) % members.len());
         let mut asked = FuturesUnordered::new();
         let mut useless: Vec<(usize, Useless)> = Vec::new();
         loop {
             if let Some(index) = waiting.next() {
-                let answer = tokio::time::timeout(CALL_MAX, call(self.members[index].client.clone()));
+                let answer = tokio::time::timeout(CALL_MAX, call(members[index].client.clone()));
                 asked.push(async move {
                     let silent = |_| Err(Useless::Unreachable("no answer in time".to_owned()));
                     (index, answer.await.unwrap_or_else(silent))
@@ -156,10 +198,10 @@ impl Leaders {
                         return Ok(answer);
                     }
                     Err(why) => {
-                        tracing::debug!(address = %self.members[index].address, ?why, "a viewleader is of no use");
+                        tracing::debug!(address = %members[index].address, ?why, "a viewleader is of no use");
                         useless.push((index, why));
-                        if useless.len() == self.members.len() {
-                            return Err(self.all_useless(&useless));
+                        if useless.len() == members.len() {
+                            return Err(all_useless(&members, &useless));
                         }
                     }
                 },
@@ -168,26 +210,38 @@ impl Leaders {
         }
     }
 
-    /// One error for what all members said: the most telling first.
-    fn all_useless(&self, useless: &[(usize, Useless)]) -> Error {
-        let said =
-            useless.iter().find_map(|(_, why)| if let Useless::Says(why) = why { Some(why.clone()) } else { None });
-        if let Some(why) = said {
-            return Error::ViewleaderUnavailable { addresses: self.addresses(), why };
-        }
-        if let Some((index, _)) = useless.iter().find(|(_, why)| matches!(why, Useless::NotAViewleader)) {
-            return Error::NotAViewleader { address: self.members[*index].address.clone() };
-        }
-        let why = useless
-            .iter()
-            .find_map(|(_, why)| if let Useless::Unreachable(why) = why { Some(why.clone()) } else { None });
-        Error::NoViewleader { addresses: self.addresses(), why: why.unwrap_or_default() }
-    }
-
     /// All addresses, for people.
     pub(crate) fn addresses(&self) -> String {
-        self.members.iter().map(|member| member.address.as_str()).collect::<Vec<_>>().join(", ")
+        listed(&self.members())
     }
+}
+
+impl Member {
+    fn new(address: &str) -> Result<Member, String> {
+        check_address(address)?;
+        let channel = endpoint(address)?.connect_lazy();
+        let client = LeadersClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        Ok(Member { address: address.to_owned(), client })
+    }
+}
+
+fn listed(members: &[Member]) -> String {
+    members.iter().map(|member| member.address.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// One error for what all members said: the most telling first.
+fn all_useless(members: &[Member], useless: &[(usize, Useless)]) -> Error {
+    let addresses = listed(members);
+    let said = useless.iter().find_map(|(_, why)| if let Useless::Says(why) = why { Some(why.clone()) } else { None });
+    if let Some(why) = said {
+        return Error::ViewleaderUnavailable { addresses, why };
+    }
+    if let Some((index, _)) = useless.iter().find(|(_, why)| matches!(why, Useless::NotAViewleader)) {
+        return Error::NotAViewleader { address: members[*index].address.clone() };
+    }
+    let why =
+        useless.iter().find_map(|(_, why)| if let Useless::Unreachable(why) = why { Some(why.clone()) } else { None });
+    Error::NoViewleader { addresses, why: why.unwrap_or_default() }
 }
 
 fn says(error: Option<v1::Error>) -> Result<(), Useless> {

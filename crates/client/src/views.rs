@@ -21,6 +21,8 @@ const WATCHED: usize = 2;
 /// The pause after all members have failed in turn, growing to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// However quiet it is, a member is asked so often: it also tells who has joined the group, and who has gone.
+const ASK_EVERY: Duration = Duration::from_secs(10);
 /// At most one refresh in this time, however many requests ask for one.
 const REFRESH_EVERY: Duration = Duration::from_millis(10);
 
@@ -176,6 +178,7 @@ async fn refresh_when_asked(views: Arc<Views>) {
             tokio::select! {
                 () = views.nodes.news() => {}
                 () = views.refresh.notified() => {}
+                () = tokio::time::sleep(ASK_EVERY) => {}
             }
         }
         let have = views.routes.borrow().view.clone();

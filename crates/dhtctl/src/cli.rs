@@ -4,6 +4,7 @@ use crate::bench::BenchFlags;
 use crate::cluster::{PartitionsFlags, RouteFlags};
 use crate::completion::CompletionFlags;
 use crate::keys::{DelrFlags, GetrFlags, SetrFlags};
+use crate::leaders::LeadersFlags;
 use crate::output::Format;
 use crate::playground::PlaygroundFlags;
 use clap::{Args, Parser, Subcommand};
@@ -80,6 +81,8 @@ pub(crate) enum Command {
     QueryServers(ClusterFlags),
     /// Print how the cluster is: viewleaders, storage nodes, partitions that lack something.
     Status(ClusterFlags),
+    /// Print the viewleaders, or take one out of their group.
+    Leaders(LeadersFlags),
     /// Print the storage nodes, with what each holds.
     Nodes(ClusterFlags),
     /// Print who replicates each partition.
@@ -140,6 +143,8 @@ mod tests {
             "dhtctl status --output xml",
             "dhtctl bench put --clients 0",
             "dhtctl bench push",
+            "dhtctl leaders remove",
+            "dhtctl leaders add x:1",
             "dhtctl playground --leaders 2",
             "dhtctl playground --storage 0",
         ] {

@@ -2,6 +2,7 @@
 
 use crate::cli::{ClusterFlags, Globals};
 use crate::failure;
+use crate::leaders::member_json;
 use crate::output::{self, Format, counted};
 use clap::Args;
 use client::{ClusterStatus, Leaders, NodeStatus, Route};
@@ -88,15 +89,23 @@ fn leaders(globals: &Globals, flags: &ClusterFlags) -> Result<Leaders, Failure> 
     Leaders::new(globals.leaders(flags)).map_err(failure::of)
 }
 
-async fn ask_status(globals: &Globals, flags: &ClusterFlags) -> Result<ClusterStatus, Failure> {
+pub(crate) async fn ask_status(globals: &Globals, flags: &ClusterFlags) -> Result<ClusterStatus, Failure> {
     let leaders = leaders(globals, flags)?;
-    match tokio::time::timeout(globals.timeout, leaders.status()).await {
-        Ok(status) => status.map_err(failure::of),
+    within(globals, leaders.status()).await
+}
+
+/// What the viewleaders answer within --timeout.
+pub(crate) async fn within<T>(
+    globals: &Globals,
+    answer: impl Future<Output = Result<T, client::Error>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(globals.timeout, answer).await {
+        Ok(answer) => answer.map_err(failure::of),
         Err(_) => Err(Failure::unavailable("the viewleaders did not answer in time; try a longer --timeout")),
     }
 }
 
-fn print(
+pub(crate) fn print(
     format: Format,
     text: impl FnOnce() -> String,
     json: impl FnOnce() -> Value,
@@ -223,16 +232,7 @@ fn named(partitions: &[PartitionId]) -> String {
 }
 
 fn status_json(status: &ClusterStatus) -> Value {
-    let members: Vec<Value> = status
-        .members
-        .iter()
-        .map(|m| {
-            json!({
-                "id": m.id, "name": m.name, "address": m.address, "role": m.role,
-                "raft_term": m.raft_term.0, "last_applied": m.last_applied,
-            })
-        })
-        .collect();
+    let members: Vec<Value> = status.members.iter().map(member_json).collect();
     let numbers = |list: &[PartitionId]| list.iter().map(|p| p.0).collect::<Vec<_>>();
     json!({
         "cluster": status.cluster.to_string(),

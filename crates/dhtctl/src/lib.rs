@@ -11,6 +11,7 @@ mod cluster;
 mod completion;
 mod failure;
 mod keys;
+mod leaders;
 mod output;
 mod playground;
 
@@ -39,6 +40,7 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
         Command::Delr(delr) => keys::delr(&globals, delr).await,
         Command::QueryServers(flags) => cluster::query_servers(&globals, &flags).await,
         Command::Status(flags) => cluster::status(&globals, &flags).await,
+        Command::Leaders(flags) => leaders::run(&globals, &flags).await,
         Command::Nodes(flags) => cluster::nodes(&globals, &flags).await,
         Command::Partitions(flags) => cluster::partitions(&globals, &flags).await,
         Command::Route(route) => cluster::route(&globals, &route).await,

@@ -34,6 +34,8 @@ const REGISTRATION_MAX: Duration = Duration::from_millis(700);
 const REGISTRATION_MAX_IN_NEED: Duration = Duration::from_secs(3);
 /// After a round through all addresses in vain.
 const BACKOFF: Duration = Duration::from_millis(100);
+/// Viewleaders kept beside those given at the start.
+const LEARNED_MAX: usize = 16;
 /// Messages on their way up.
 const OUTBOX_LENGTH: usize = 256;
 
@@ -106,6 +108,8 @@ pub(crate) struct Contents {
 /// The task that keeps a session.
 pub(crate) struct Session {
     introduction: Introduction,
+    /// The viewleaders that were given at the start: they stay in the list, whoever joins or goes.
+    given: Vec<String>,
     identity: Identity,
     view: Option<Arc<View>>,
     reports: Arc<Reports>,
@@ -143,6 +147,7 @@ impl Session {
         events: mpsc::Sender<LeaderEvent>,
     ) -> Session {
         Session {
+            given: introduction.leaders.clone(),
             introduction,
             identity,
             view,
@@ -338,9 +343,23 @@ impl Session {
         if view.cluster != cluster {
             return Err(Ended::Broken("a registration with another cluster's view".to_owned()));
         }
+        self.learn_members(&registered.member_addresses);
         let accepted_at = Epoch(registered.accepted_at);
         self.tell(LeaderEvent::Accepted { cluster, node, accepted_at }).await?;
         self.learn(view).await
+    }
+
+    /// The viewleaders to try are those given at the start, and those of which the group last said that they are there.
+    fn learn_members(&mut self, told: &[String]) {
+        if told.is_empty() {
+            return;
+        }
+        let news = told.iter().filter(|address| grpc::is_address(address) && !self.given.contains(address));
+        let leaders: Vec<String> = self.given.iter().chain(news.take(LEARNED_MAX)).cloned().collect();
+        if leaders != self.introduction.leaders {
+            tracing::info!(?leaders, "the viewleaders have changed");
+            self.introduction.leaders = leaders;
+        }
     }
 
     /// A newer view is told; an older one changes nothing (P5).
@@ -373,7 +392,10 @@ impl Session {
                 let partition = PartitionId(noted.partition);
                 self.tell(LeaderEvent::DamageNoted { partition, epoch: Epoch(noted.epoch) }).await
             }
-            Down::Heartbeat(_) => Ok(()),
+            Down::Heartbeat(reply) => {
+                self.learn_members(&reply.member_addresses);
+                Ok(())
+            }
             // Whether it is for good the next registration will tell.
             Down::Refused(error) => Err(Ended::Broken(error.message)),
             Down::NotLeader(not_leader) => Err(self.on_not_leader(&not_leader)),

@@ -26,12 +26,15 @@ struct Flags {
     /// Where gRPC listens.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:39000")]
     listen: String,
-    /// Where others reach it, one of --peers; --listen unless given.
+    /// Where others reach it; --listen unless given.
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// All members (1, 3 or 5), the same list on each; --advertise alone unless given.
+    /// The members of a new group (1, 3 or 5), the same list on each; --advertise alone unless given.
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
     peers: Vec<String>,
+    /// Members of a running group, for a new one with an empty --data-dir: any of them is asked to admit it.
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    join: Vec<String>,
     /// Where the admin HTTP server listens.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:39080")]
     http: String,
@@ -58,7 +61,8 @@ impl Flags {
             name: self.name.unwrap_or_else(|| advertise.clone()),
             data_dir: self.data_dir,
             listen: self.listen,
-            peers: if self.peers.is_empty() { vec![advertise.clone()] } else { self.peers },
+            peers: self.peers,
+            join: self.join,
             advertise,
             http: Some(self.http),
             insecure: self.common.insecure,

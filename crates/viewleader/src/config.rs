@@ -7,7 +7,7 @@ use types::PartitionCount;
 use types::limits::REPLICATION_MAX;
 
 /// Most members of a group.
-const MEMBERS_MAX: usize = 7;
+pub(crate) const MEMBERS_MAX: usize = 7;
 
 /// One viewleader's settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,10 +18,13 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where gRPC listens, `host:port`.
     pub listen: String,
-    /// Where others reach it: one of `peers`.
+    /// Where others reach it: one of `peers`, where there are any.
     pub advertise: String,
-    /// All members' addresses, the same list on each, in any order.
+    /// The addresses that a new group begins with, the same list on each, in any order; empty: this member alone, or
+    /// what the directory says.
     pub peers: Vec<String>,
+    /// Members of the group that a new directory asks to be admitted to; excludes `peers`.
+    pub join: Vec<String>,
     /// Where the admin HTTP server listens; `None`: nowhere.
     pub http: Option<String>,
     /// Whether addresses that other machines reach are allowed without TLS.
@@ -54,16 +57,25 @@ impl Config {
         if let Some(twice) = self.peers.windows(2).find(|pair| pair[0] == pair[1]) {
             return wrong(format!("--peers names {} twice; name every member once", twice[0]));
         }
-        if self.peers.len().is_multiple_of(2) || self.peers.len() > MEMBERS_MAX {
+        let founders = self.peers.len();
+        if founders > 0 && (founders.is_multiple_of(2) || founders > MEMBERS_MAX) {
             return wrong(format!("--peers names {} members; a group has 1, 3, 5 or {MEMBERS_MAX}", self.peers.len()));
         }
         let malformed = |address: &&String| {
             address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
         };
-        if let Some(address) = self.peers.iter().find(malformed) {
-            return wrong(format!("--peers has {address:?}, which is no HOST:PORT"));
+        for (flag, list) in [("--peers", &self.peers), ("--join", &self.join)] {
+            if let Some(address) = list.iter().find(malformed) {
+                return wrong(format!("{flag} has {address:?}, which is no HOST:PORT"));
+            }
         }
-        if !self.peers.contains(&self.advertise) {
+        if malformed(&&self.advertise) {
+            return wrong(format!("--advertise {:?} is no HOST:PORT", self.advertise));
+        }
+        if !self.peers.is_empty() && !self.join.is_empty() {
+            return wrong("--peers begins a new group, --join enters one that is there; give one of them".into());
+        }
+        if !self.peers.is_empty() && !self.peers.contains(&self.advertise) {
             return wrong(format!(
                 "--advertise {} is not in --peers {}; add it there, the same list on every member",
                 self.advertise,

@@ -2,6 +2,7 @@
 
 use daemon::Exit;
 use std::path::PathBuf;
+use types::ClusterId;
 
 /// Why a viewleader could not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +19,7 @@ pub enum Error {
     /// The directory has taken part in a group, but its log is gone.
     #[error(
         "the log in {} is gone, and with it the votes of member {member}: it can't take part without them; bring the \
-         log back, or end this member and let the others go on",
+         log back, or type `dhtctl leaders remove {member}` and start with --join and an empty --data-dir",
         path.display()
     )]
     LogLost {
@@ -41,7 +42,8 @@ pub enum Error {
     /// The directory was made for other peers, or for another one of them.
     #[error(
         "the data directory {} is that of member {member} of {stored}; \
-         start with the same --peers and --advertise as at first, or with an empty --data-dir for a new group",
+         start without --peers, with the same --peers and --advertise as at first, or with an empty --data-dir for a new \
+         group",
         path.display()
     )]
     PeersChanged {
@@ -51,6 +53,52 @@ pub enum Error {
         stored: String,
         /// Its member id there.
         member: u64,
+    },
+    /// The member is known to the others at another address.
+    #[error(
+        "the data directory {} is that of member {member} at {address}, not at {advertise}; start with --advertise \
+         {address}, or move it: an empty --data-dir, --join, and `dhtctl leaders remove {member}`",
+        path.display()
+    )]
+    AddressChanged {
+        /// The directory.
+        path: PathBuf,
+        /// Its member.
+        member: u64,
+        /// Where the others reach it.
+        address: String,
+        /// What was given.
+        advertise: String,
+    },
+    /// --join names a group that the directory is not of.
+    #[error(
+        "the data directory {} belongs to cluster {ours}, {address} to cluster {theirs}; start without --join to go on \
+         in its own, or with an empty --data-dir to join that one",
+        path.display()
+    )]
+    OtherGroup {
+        /// The directory.
+        path: PathBuf,
+        /// The directory's cluster.
+        ours: ClusterId,
+        /// A member that --join names.
+        address: String,
+        /// The cluster of that one.
+        theirs: ClusterId,
+    },
+    /// The group does not want this member.
+    #[error("the group does not admit this member: {0}")]
+    JoinRefused(String),
+    /// This member is one no more.
+    #[error(
+        "member {member} was removed from this group ({witness}), and its directory is of no use any more; \
+         to return, start with --join and an empty --data-dir"
+    )]
+    Removed {
+        /// Our id.
+        member: u64,
+        /// Who says so.
+        witness: String,
     },
     /// Another member was started with another list.
     #[error("{peer} was started with --peers {theirs}, this member with {ours}; give every member the same list")]
@@ -65,7 +113,8 @@ pub enum Error {
     /// This member's directory was lost, and others remember it.
     #[error(
         "member {member} has taken part in this group with another data directory, as {witness} remembers; \
-         bring that directory back: with an empty one its votes would count twice"
+         bring that directory back: with an empty one its votes would count twice; or type `dhtctl leaders remove \
+         {member}`, and start with --join instead of --peers"
     )]
     DirectoryReplaced {
         /// Our id.
@@ -107,8 +156,15 @@ impl Error {
         match self {
             Error::Setting(_) => Exit::Usage,
             Error::Daemon(error) => error.exit(),
-            Error::PeersChanged { .. } | Error::PeersDiffer { .. } => Exit::Usage,
-            Error::DirectoryReplaced { .. } | Error::Stranger { .. } | Error::LogLost { .. } => Exit::Denied,
+            Error::PeersChanged { .. }
+            | Error::PeersDiffer { .. }
+            | Error::AddressChanged { .. }
+            | Error::OtherGroup { .. } => Exit::Usage,
+            Error::DirectoryReplaced { .. }
+            | Error::Stranger { .. }
+            | Error::LogLost { .. }
+            | Error::JoinRefused(_)
+            | Error::Removed { .. } => Exit::Denied,
             Error::Log(_)
             | Error::LogFailed(_)
             | Error::Identity { .. }

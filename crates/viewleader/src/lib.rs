@@ -12,12 +12,16 @@
 //! Invariants: whatever a node or client is told was committed by the group first; heartbeats never enter the log; only
 //! `raft` names openraft; queues are bounded. A failed write or sync ends the process (P2).
 //!
-//! Left out: changing the group's own members, leases and locks, TLS.
+//! A new data directory begins a group with others (`--peers`, [`raft`]), or asks a running one to be admitted (`--join`,
+//! [`joining`]) before it takes part in anything. The group's leader changes its members (`raft::change`).
+//!
+//! Left out: handing leadership over on purpose, leases and locks, TLS.
 
 pub mod cli;
 mod config;
 mod error;
 mod identity;
+mod joining;
 mod leading;
 mod probe;
 mod raft;
@@ -28,9 +32,10 @@ pub use error::Error;
 
 use daemon::DataDirectory;
 use daemon::admin::{Admin, Check};
-use identity::Identity;
+use identity::Opened;
 use raft::{Group, GroupOptions};
 use services::LeadersService;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -84,9 +89,19 @@ pub async fn run_on(
 ) -> Result<(), Error> {
     let config = config.validated()?;
     let directory = Arc::new(DataDirectory::open(&config.data_dir)?);
-    let identity = Identity::open(directory.clone(), &config.advertise, &config.peers)?;
+    let mut shutdown = pin!(shutdown);
+    let identity = match identity::open(directory.clone(), &config)? {
+        Opened::Member(identity) => {
+            joining::is_same_group(&identity, &config).await?;
+            identity
+        }
+        Opened::Candidate(candidate) => tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            admitted = joining::admitted(candidate, &config) => admitted?,
+        },
+    };
     let settings = leader_settings(&config)?;
-    let group = Group::open(GroupOptions { directory, identity, name: config.name.clone() }).await?;
+    let group = Group::open(GroupOptions { directory, identity: identity.clone(), name: config.name.clone() }).await?;
     let stopping = CancellationToken::new();
     let (publish, leading) = watch::channel(None);
     let lead = tokio::spawn(leading::lead(group.clone(), settings, publish, stopping.clone()));
@@ -96,10 +111,11 @@ pub async fn run_on(
     tracing::info!(name = %config.name, address = %config.advertise, "viewleader started");
 
     let ended = tokio::select! {
-        () = shutdown => Ok(()),
+        () = &mut shutdown => Ok(()),
         error = group.failed() => Err(error),
         // Once it takes part in a group, this has nothing more to say.
         Err(error) = raft::found_or_join(&group) => Err(error),
+        Err(error) = joining::check_same_group(&identity, &config) => Err(error),
         ended = &mut server => Err(ended_early(ended)),
         ended = async {
             match &mut admin {

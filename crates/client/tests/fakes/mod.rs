@@ -118,6 +118,17 @@ impl v1::leaders_server::Leaders for FakeLeader {
         Ok(Response::new(Box::pin(updates)))
     }
 
+    async fn join(&self, _: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
+        Err(Status::unimplemented("not asked by clients"))
+    }
+
+    async fn remove_member(
+        &self,
+        _: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::RemoveMemberReply>, Status> {
+        Err(Status::unimplemented("not asked by clients"))
+    }
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let view = self.views.borrow();
         let node = |node| v1::NodeStatus { node: Some(node), ..Default::default() };

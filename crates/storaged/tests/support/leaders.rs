@@ -189,6 +189,7 @@ impl FakeLeaders {
             node: node.0,
             accepted_at: accepted_at.0,
             view: Some(self.view().as_ref().into()),
+            member_addresses: Vec::new(),
         }
     }
 
@@ -233,7 +234,7 @@ impl FakeLeaders {
                     Err(error) => Some(Down::Refused(error)),
                 }
             }
-            Up::Heartbeat(_) => Some(Down::Heartbeat(v1::HeartbeatReply {})),
+            Up::Heartbeat(_) => Some(Down::Heartbeat(v1::HeartbeatReply::default())),
             Up::Activated(activated) => Some(Down::Activated(v1::ActivatedReply {
                 partition: activated.partition,
                 term: activated.term,
@@ -272,6 +273,17 @@ impl Leaders for FakeLeaders {
     }
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        Err(Status::unimplemented("not asked by nodes"))
+    }
+
+    async fn join(&self, _: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
+        Err(Status::unimplemented("not asked by nodes"))
+    }
+
+    async fn remove_member(
+        &self,
+        _: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::RemoveMemberReply>, Status> {
         Err(Status::unimplemented("not asked by nodes"))
     }
 }

@@ -1,6 +1,7 @@
-//! How a group begins, and how a member with an empty directory finds out whether it may take part.
+//! How a group begins, and how a member with an empty directory finds out whether it may take part. One that was admitted
+//! to a running group only waits for its leader.
 //!
-//! Every member is started with the same list. One without a log asks all others who they are. It takes part once a
+//! Every member of a new group is started with the same list. One without a log asks all others who they are. It takes part once a
 //! majority of the list, itself included, is there and nobody remembers another directory behind its id. Then, unless
 //! somebody's log has begun, the lowest one of those that are there begins the group with the list as its membership;
 //! should two do so at once, they write the same first entry, which openraft allows. A member with another list counts as
@@ -11,8 +12,8 @@
 
 use super::Group;
 use super::messages::HelloReply;
+use super::roster::MemberNode;
 use crate::Error;
-use openraft::BasicNode;
 use openraft::error::{InitializeError, RaftError};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -29,9 +30,11 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) async fn found_or_join(group: &Group) -> Result<(), Error> {
     let mut rounds = 0u32;
     while !is_initialized(group).await? {
+        let of = group.identity.founders().len();
         let replies = ask_all(group).await?;
         let there = replies.len() + 1;
-        if there >= group.identity.majority() {
+        // One that was admitted later has no such list, and begins nothing.
+        if of > 0 && there > of / 2 {
             group.admitted.store(true, Ordering::Release);
             let own = group.identity.member();
             let begun = replies.values().any(|reply| reply.initialized);
@@ -41,8 +44,10 @@ pub(crate) async fn found_or_join(group: &Group) -> Result<(), Error> {
             }
         }
         if rounds.is_multiple_of(50) {
-            let of = group.identity.peers().len();
-            tracing::info!(there, of, "waiting for the other viewleaders");
+            match of {
+                0 => tracing::info!("admitted; waiting for the leader"),
+                of => tracing::info!(there, of, "waiting for the other viewleaders"),
+            }
         }
         rounds += 1;
         tokio::time::sleep(ASK_EVERY).await;
@@ -57,8 +62,8 @@ async fn is_initialized(group: &Group) -> Result<bool, Error> {
 }
 
 async fn begin(group: &Group) -> Result<(), Error> {
-    let members: BTreeMap<u64, BasicNode> =
-        group.identity.members().map(|(member, address)| (member, BasicNode::new(address))).collect();
+    let members: BTreeMap<u64, MemberNode> =
+        (1..).zip(group.identity.founders().iter().map(|address| MemberNode::founder(address))).collect();
     tracing::info!(members = members.len(), "beginning a new group of viewleaders");
     match group.raft.initialize(members).await {
         // Not allowed: another member was faster, and the group has begun.
@@ -70,7 +75,7 @@ async fn begin(group: &Group) -> Result<(), Error> {
 /// The answers of those that are there.
 async fn ask_all(group: &Group) -> Result<BTreeMap<u64, HelloReply>, Error> {
     let mut asking = JoinSet::new();
-    for (member, address) in group.identity.others() {
+    for (member, address) in group.identity.other_founders() {
         let mut line = group.network.line(member, address);
         let address = address.to_owned();
         asking.spawn(async move { (member, address, line.hello(ASK_TIMEOUT).await) });
@@ -80,7 +85,7 @@ async fn ask_all(group: &Group) -> Result<BTreeMap<u64, HelloReply>, Error> {
         match reply {
             Ok((directory, reply)) => {
                 check(group, &address, &reply)?;
-                if reply.peers != group.identity.peers() {
+                if reply.peers != group.identity.founders() {
                     continue;
                 }
                 group.identity.meet(member, directory)?;
@@ -94,11 +99,11 @@ async fn ask_all(group: &Group) -> Result<BTreeMap<u64, HelloReply>, Error> {
 
 fn check(group: &Group, address: &str, reply: &HelloReply) -> Result<(), Error> {
     let identity = &group.identity;
-    if reply.peers != identity.peers() {
+    if reply.peers != identity.founders() {
         let differ = Error::PeersDiffer {
             peer: address.to_owned(),
             theirs: reply.peers.join(","),
-            ours: identity.peers().join(","),
+            ours: identity.founders().join(","),
         };
         // Where a group has begun, its list is right. Before that nobody knows which one is: say so, and wait.
         if reply.initialized {

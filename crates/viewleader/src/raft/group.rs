@@ -1,20 +1,23 @@
 //! One member of the group, as the rest of this crate sees it: propose, read, and watch.
 
-use super::Raft;
+use super::keep;
 use super::log::LogStore;
 use super::machine::Machine;
 use super::messages::HelloReply;
 use super::network::Network;
+use super::roster::Roster;
 use super::service::RaftService;
+use super::{Membership, Raft};
 use crate::Error;
 use crate::identity::{Identity, MemberId};
 use daemon::DataDirectory;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{Config, ServerState, SnapshotPolicy};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use viewcore::{ClusterState, Command, Outcome};
 
@@ -77,6 +80,9 @@ pub(crate) struct Group {
     pub(super) identity: Identity,
     pub(super) network: Network,
     pub(super) admitted: Arc<AtomicBool>,
+    pub(super) roster: watch::Receiver<Arc<Roster>>,
+    /// Held by who changes the members.
+    pub(super) changing: Arc<Mutex<()>>,
     name: Arc<str>,
     log: LogStore,
     state: watch::Receiver<Arc<ClusterState>>,
@@ -101,7 +107,8 @@ impl Group {
         let machine = Machine::open(directory.clone())?;
         machine.check_continues(log.purged_index())?;
         let state = machine.watch();
-        let network = Network { identity: identity.clone(), state: state.clone() };
+        let roster = machine.watch_roster();
+        let network = Network { identity: identity.clone(), removed: watch::Sender::new(None) };
         let config = Config {
             cluster_name: "viewleaders".into(),
             heartbeat_interval: HEARTBEAT_MS,
@@ -122,8 +129,24 @@ impl Group {
         tokio::spawn(run_barriers(raft.clone(), waiting));
         let (publish, leadership) = watch::channel(Leadership::default());
         tokio::spawn(follow_leadership(raft.clone(), identity.clone(), publish));
-        let admitted = Arc::new(AtomicBool::new(false));
-        Ok(Group { raft, identity, network, admitted, name: name.into(), log, state, leadership, barrier, failure })
+        // One that joined was admitted by the group itself, under an id that nobody knows with another directory.
+        let admitted = Arc::new(AtomicBool::new(identity.founders().is_empty()));
+        let group = Group {
+            raft,
+            identity,
+            network,
+            admitted,
+            roster,
+            changing: Arc::default(),
+            name: name.into(),
+            log,
+            state,
+            leadership,
+            barrier,
+            failure,
+        };
+        tokio::spawn(keep::keep_members(group.clone()));
+        Ok(group)
     }
 
     /// This member's address.
@@ -148,7 +171,7 @@ impl Group {
             name: self.name.clone(),
             raft: self.raft.clone(),
             log: self.log.clone(),
-            state: self.state.clone(),
+            roster: self.roster.clone(),
             admitted: self.admitted.clone(),
         }
     }
@@ -177,26 +200,47 @@ impl Group {
         answered.await.map_err(|_| stopped())?
     }
 
-    /// All members, each asked who it is.
+    /// Where all members are, as this one knows.
+    pub(crate) fn addresses(&self) -> BTreeMap<MemberId, String> {
+        let known = addresses(&self.raft.metrics().borrow().membership_config);
+        if known.is_empty() { self.identity.members() } else { known }
+    }
+
+    /// The members as of the last applied change.
+    pub(crate) fn roster(&self) -> watch::Receiver<Arc<Roster>> {
+        self.roster.clone()
+    }
+
+    /// All members, each asked who it is. One that votes, or votes no more, once the change of the members that is on
+    /// its way is done, is a learner until then, whatever it believes.
     pub(crate) async fn members(&self) -> Vec<MemberFacts> {
         let mut asking = JoinSet::new();
-        for (member, address) in self.identity.others() {
-            let mut line = self.network.line(member, address);
-            let address = address.to_owned();
+        let own = self.identity.member();
+        let roster = self.roster.borrow().clone();
+        let known = if roster.members.is_empty() { self.addresses() } else { roster.addresses() };
+        let (itself, others): (Vec<_>, Vec<_>) = known.into_iter().partition(|(member, _)| *member == own);
+        for (member, address) in others {
+            let mut line = self.network.line(member, &address);
             asking.spawn(async move {
                 MemberFacts { member, address, hello: line.hello(HELLO_TIMEOUT).await.ok().map(|(_, hello)| hello) }
             });
         }
         let mut members = asking.join_all().await;
-        let own = self.identity.member();
-        members.extend(self.identity.members().filter(|(member, _)| *member == own).map(|(member, address)| {
-            MemberFacts { member, address: address.to_owned(), hello: Some(self.service().hello_reply(None, true)) }
+        members.extend(itself.into_iter().map(|(member, address)| {
+            let hello = Some(self.service().hello_reply(None, true));
+            MemberFacts { member, address, hello }
         }));
         members.sort_by_key(|facts| facts.member);
+        let learning = |member: &MemberId| roster.members.contains_key(member) && !roster.steady.contains(member);
+        for facts in members.iter_mut().filter(|facts| learning(&facts.member)) {
+            if let Some(hello) = facts.hello.as_mut().filter(|hello| hello.role != "leader") {
+                hello.role = "learner".into();
+            }
+        }
         members
     }
 
-    /// Resolves when this member can't go on: its disk failed (P2), or Raft ended.
+    /// Resolves when this member can't go on: its disk failed (P2), Raft ended, or the group has removed it.
     pub(crate) async fn failed(&self) -> Error {
         let mut failure = self.failure.clone();
         let mut metrics = self.raft.metrics();
@@ -215,6 +259,7 @@ impl Group {
             Ok(line) = async { failure.wait_for(Option::is_some).await.map(|line| line.clone()) } => {
                 Error::LogFailed(line.unwrap_or_default())
             }
+            error = self.until_removed() => error,
             line = raft_ended => match self.failure.borrow().clone() {
                 Some(line) => Error::LogFailed(line),
                 None => Error::Raft(line),
@@ -255,7 +300,8 @@ async fn follow_leadership(raft: Raft, identity: Identity, publish: watch::Sende
         let now = {
             let metrics = metrics.borrow_and_update();
             let quorum_answers = metrics.millis_since_quorum_ack.is_none_or(|silence| silence < QUORUM_SILENCE_MS_MAX);
-            let address = |leader: MemberId| identity.members().find(|(m, _)| *m == leader).map(|(_, a)| a.to_owned());
+            let known = addresses(&metrics.membership_config);
+            let address = |leader: MemberId| known.get(&leader).cloned().or_else(|| identity.members().remove(&leader));
             Leadership {
                 raft_term: metrics.current_term,
                 leads: metrics.state == ServerState::Leader && quorum_answers,
@@ -271,4 +317,9 @@ async fn follow_leadership(raft: Raft, identity: Identity, publish: watch::Sende
             return;
         }
     }
+}
+
+/// Where the members are that a membership names.
+pub(super) fn addresses(membership: &Membership) -> BTreeMap<MemberId, String> {
+    membership.nodes().map(|(id, node)| (*id, node.address.clone())).collect()
 }

@@ -2,12 +2,14 @@
 //! snapshot, and the log from there.
 
 use super::codec;
-use super::snapshot::{Meta, Snapshots};
-use super::{Entry, GroupTypes, LogId, StorageError};
+use super::roster::Roster;
+use super::snapshot::{Content, Meta, Snapshots};
+use super::{Entry, GroupTypes, LogId, Membership, StorageError};
 use crate::Error;
+use crate::identity::MemberId;
 use daemon::DataDirectory;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine, Snapshot};
-use openraft::{AnyError, BasicNode, EntryPayload, StorageIOError, StoredMembership};
+use openraft::{AnyError, EntryPayload, StorageIOError, StoredMembership};
 use std::io::Cursor;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -17,8 +19,9 @@ use viewcore::{ClusterState, Outcome};
 pub(super) struct Machine {
     state: ClusterState,
     applied: Option<LogId>,
-    membership: StoredMembership<u64, BasicNode>,
+    membership: Membership,
     published: watch::Sender<Arc<ClusterState>>,
+    roster: watch::Sender<Arc<Roster>>,
     snapshots: Snapshots,
 }
 
@@ -26,9 +29,10 @@ impl Machine {
     /// Begins with the snapshot in `directory`, or empty if there never was one.
     pub(super) fn open(directory: Arc<DataDirectory>) -> Result<Machine, Error> {
         let (snapshots, last) = Snapshots::open(directory)?;
-        let (meta, state) = last.unwrap_or_default();
+        let (meta, Content { state, members_minted }) = last.unwrap_or_default();
         Ok(Machine {
             published: watch::Sender::new(Arc::new(state.clone())),
+            roster: watch::Sender::new(Arc::new(Roster::new(&meta.last_membership, members_minted))),
             state,
             applied: meta.last_log_id,
             membership: meta.last_membership,
@@ -53,6 +57,20 @@ impl Machine {
         self.published.subscribe()
     }
 
+    /// The members after every change of them.
+    pub(super) fn watch_roster(&self) -> watch::Receiver<Arc<Roster>> {
+        self.roster.subscribe()
+    }
+
+    fn set_membership(&mut self, membership: Membership, minted: MemberId) {
+        self.roster.send_replace(Arc::new(Roster::new(&membership, minted)));
+        self.membership = membership;
+    }
+
+    fn minted(&self) -> MemberId {
+        self.roster.borrow().minted
+    }
+
     fn publish(&self) {
         metrics::gauge!("viewleader_epoch").set(self.state.epoch().0 as f64);
         self.published.send_if_modified(|published| {
@@ -68,7 +86,7 @@ impl Machine {
 impl RaftStateMachine<GroupTypes> for Machine {
     type SnapshotBuilder = Builder;
 
-    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership<u64, BasicNode>), StorageError> {
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), StorageError> {
         Ok((self.applied, self.membership.clone()))
     }
 
@@ -84,7 +102,7 @@ impl RaftStateMachine<GroupTypes> for Machine {
                 EntryPayload::Blank => None,
                 EntryPayload::Normal(command) => Some(self.state.apply(&command)),
                 EntryPayload::Membership(membership) => {
-                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    self.set_membership(StoredMembership::new(Some(entry.log_id), membership), self.minted());
                     None
                 }
             });
@@ -101,7 +119,8 @@ impl RaftStateMachine<GroupTypes> for Machine {
             last_membership: self.membership.clone(),
             snapshot_id: format!("{term}-{index}"),
         };
-        Builder { meta, state: self.state.clone(), snapshots: self.snapshots.clone() }
+        let content = Content { state: self.state.clone(), members_minted: self.minted() };
+        Builder { meta, content, snapshots: self.snapshots.clone() }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
@@ -110,13 +129,13 @@ impl RaftStateMachine<GroupTypes> for Machine {
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<Cursor<Vec<u8>>>) -> Result<(), StorageError> {
         let data = snapshot.into_inner();
-        let state = codec::decode(&data).map_err(|error| {
+        let content = Content::decode(&data).map_err(|error| {
             StorageError::from(StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(&error)))
         })?;
         self.snapshots.store(meta.clone(), data).await?;
-        self.state = state;
+        self.state = content.state;
         self.applied = meta.last_log_id;
-        self.membership = meta.last_membership.clone();
+        self.set_membership(meta.last_membership.clone(), content.members_minted);
         self.publish();
         Ok(())
     }
@@ -129,13 +148,13 @@ impl RaftStateMachine<GroupTypes> for Machine {
 /// Makes a snapshot of the state at one moment, while the machine goes on.
 pub(super) struct Builder {
     meta: Meta,
-    state: ClusterState,
+    content: Content,
     snapshots: Snapshots,
 }
 
 impl RaftSnapshotBuilder<GroupTypes> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<GroupTypes>, StorageError> {
-        let data = codec::encode(&self.state).map_err(|error| {
+        let data = codec::encode(&self.content).map_err(|error| {
             StorageError::from(StorageIOError::write_snapshot(Some(self.meta.signature()), AnyError::new(&error)))
         })?;
         self.snapshots.store(self.meta.clone(), data.clone()).await?;

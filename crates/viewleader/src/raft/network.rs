@@ -2,6 +2,7 @@
 
 use super::GroupTypes;
 use super::messages::{Envelope, Hello, HelloReply};
+use super::roster::MemberNode;
 use crate::identity::{DirectoryId, Identity, MemberId};
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
@@ -9,15 +10,13 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
 };
-use openraft::{AnyError, BasicNode, RPCTypes};
+use openraft::{AnyError, RPCTypes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 use types::limits::MESSAGE_BYTES_MAX;
-use viewcore::ClusterState;
 use wire::v1::RaftBody;
 use wire::v1::raft_client::RaftClient;
 
@@ -41,17 +40,22 @@ pub(crate) fn channel(address: &str) -> Result<Channel, tonic::transport::Error>
         .connect_lazy())
 }
 
+/// The code by which a member is told that it was removed; nothing else is answered with it.
+pub(super) const REMOVED: tonic::Code = tonic::Code::NotFound;
+
 /// Speaks to all other members in this one's name.
 #[derive(Clone)]
 pub(super) struct Network {
     pub(super) identity: Identity,
-    pub(super) state: watch::Receiver<Arc<ClusterState>>,
+    /// Who said that this member was removed from the group, once somebody has.
+    pub(super) removed: watch::Sender<Option<String>>,
 }
 
 /// Speaks to one member.
 pub(super) struct Line {
     network: Network,
     target: MemberId,
+    address: String,
     client: Option<RaftClient<Channel>>,
     /// Whether the last call was answered: what changes is logged, not every attempt.
     answers: bool,
@@ -94,7 +98,7 @@ impl Network {
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)
         });
-        Line { network: self.clone(), target, client, answers: true }
+        Line { network: self.clone(), target, address: address.to_owned(), client, answers: true }
     }
 }
 
@@ -106,7 +110,7 @@ impl Line {
         timeout: Duration,
     ) -> Result<Envelope<A>, NoAnswer> {
         let identity = &self.network.identity;
-        let cluster = self.network.state.borrow().cluster();
+        let cluster = identity.cluster();
         let envelope =
             Envelope { from: identity.member(), directory: identity.directory_id(), to: self.target, content };
         let mut request = tonic::Request::new(envelope.to_wire(cluster)?);
@@ -121,7 +125,13 @@ impl Line {
                 Method::Hello => client.hello(request).await,
             }
         });
-        let reply: RaftBody = answered.await.map_err(|_| NoAnswer::Late)??.into_inner();
+        let reply = answered.await.map_err(|_| NoAnswer::Late)?;
+        if let Err(status) = &reply
+            && status.code() == REMOVED
+        {
+            self.network.removed.send_replace(Some(format!("{} says so", self.address)));
+        }
+        let reply: RaftBody = reply?.into_inner();
         let reply: Envelope<A> = Envelope::from_wire(&reply)?;
         if reply.from != self.target || reply.to != identity.member() {
             return Err(NoAnswer::Refused(format!("member {} answered instead of {}", reply.from, self.target)));
@@ -131,7 +141,7 @@ impl Line {
 
     /// Asks the member who it is, and from which directory it speaks.
     pub(super) async fn hello(&mut self, timeout: Duration) -> Result<(DirectoryId, HelloReply), NoAnswer> {
-        let peers = self.network.identity.peers().to_vec();
+        let peers = self.network.identity.founders().to_vec();
         let reply: Envelope<HelloReply> = self.ask(Method::Hello, Hello { peers }, timeout).await?;
         Ok((reply.directory, reply.content))
     }
@@ -141,7 +151,7 @@ impl Line {
         method: Method,
         content: Q,
         option: RPCOption,
-    ) -> Result<A, RPCError<u64, BasicNode, RaftError<u64, E>>>
+    ) -> Result<A, RPCError<u64, MemberNode, RaftError<u64, E>>>
     where
         Q: Serialize,
         A: DeserializeOwned,
@@ -187,8 +197,8 @@ impl Line {
 impl RaftNetworkFactory<GroupTypes> for Network {
     type Network = Line;
 
-    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Line {
-        self.line(target, &node.addr)
+    async fn new_client(&mut self, target: u64, node: &MemberNode) -> Line {
+        self.line(target, &node.address)
     }
 }
 
@@ -197,7 +207,7 @@ impl RaftNetwork<GroupTypes> for Line {
         &mut self,
         rpc: AppendEntriesRequest<GroupTypes>,
         option: RPCOption,
-    ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, BasicNode, RaftError<u64>>> {
+    ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, MemberNode, RaftError<u64>>> {
         self.call(Method::AppendEntries, rpc, option).await
     }
 
@@ -205,7 +215,7 @@ impl RaftNetwork<GroupTypes> for Line {
         &mut self,
         rpc: InstallSnapshotRequest<GroupTypes>,
         option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<u64>, RPCError<u64, BasicNode, RaftError<u64, InstallSnapshotError>>> {
+    ) -> Result<InstallSnapshotResponse<u64>, RPCError<u64, MemberNode, RaftError<u64, InstallSnapshotError>>> {
         self.call(Method::InstallSnapshot, rpc, option).await
     }
 
@@ -213,7 +223,7 @@ impl RaftNetwork<GroupTypes> for Line {
         &mut self,
         rpc: VoteRequest<u64>,
         option: RPCOption,
-    ) -> Result<VoteResponse<u64>, RPCError<u64, BasicNode, RaftError<u64>>> {
+    ) -> Result<VoteResponse<u64>, RPCError<u64, MemberNode, RaftError<u64>>> {
         self.call(Method::Vote, rpc, option).await
     }
 

@@ -4,6 +4,9 @@ use super::Raft;
 use super::codec::CodecError;
 use super::log::LogStore;
 use super::messages::{Envelope, Hello, HelloReply};
+use super::network::REMOVED;
+use super::roster::{MemberNode, Roster};
+use crate::Error;
 use crate::identity::{DirectoryId, Identity, MemberId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 use types::ClusterId;
-use viewcore::ClusterState;
 use wire::convert::cluster_from_wire;
 use wire::v1::RaftBody;
 use wire::v1::raft_server::Raft as RaftMethods;
@@ -24,7 +26,7 @@ pub(crate) struct RaftService {
     pub(super) name: Arc<str>,
     pub(super) raft: Raft,
     pub(super) log: LogStore,
-    pub(super) state: watch::Receiver<Arc<ClusterState>>,
+    pub(super) roster: watch::Receiver<Arc<Roster>>,
     /// Whether this member may vote: not before enough others have said that they don't remember another directory.
     pub(super) admitted: Arc<AtomicBool>,
 }
@@ -34,7 +36,7 @@ impl RaftService {
     pub(super) fn hello_reply(&self, met_you_as: Option<DirectoryId>, initialized: bool) -> HelloReply {
         let metrics = self.raft.metrics().borrow().clone();
         HelloReply {
-            peers: self.identity.peers().to_vec(),
+            peers: self.identity.founders().to_vec(),
             name: self.name.to_string(),
             initialized,
             met_you_as,
@@ -47,7 +49,7 @@ impl RaftService {
     /// Checks that a message is for this member, from another one of its group.
     fn check<T>(&self, body: &RaftBody, envelope: &Envelope<T>) -> Result<(), Status> {
         let theirs = cluster_from_wire(&body.cluster).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let ours = self.state.borrow().cluster();
+        let ours = self.identity.cluster();
         if theirs != ours && theirs != ClusterId::NONE && ours != ClusterId::NONE {
             return Err(Status::failed_precondition(format!("this member is of cluster {ours}, not of {theirs}")));
         }
@@ -58,10 +60,27 @@ impl RaftService {
                 envelope.to
             )));
         }
-        if !self.identity.others().any(|(member, _)| member == envelope.from) {
+        // Only what is applied counts: a removal that is not committed may be taken back.
+        if self.roster.borrow().was_removed(envelope.from) {
+            return Err(Status::new(REMOVED, format!("member {} was removed from this group", envelope.from)));
+        }
+        let founder = self.identity.other_founders().any(|(member, _)| member == envelope.from);
+        // One that this member has not heard of yet may have been admitted since: without its vote, or ours for it, the
+        // group could stand still.
+        let same_group = theirs == ours && ours != ClusterId::NONE;
+        if envelope.from == self.identity.member() || !(founder || same_group) {
             return Err(Status::failed_precondition(format!("there is no other member {}", envelope.from)));
         }
-        Ok(())
+        match self.member_node(envelope.from).and_then(|node| node.directory) {
+            Some(admitted) if admitted != envelope.directory => {
+                Err(Status::failed_precondition(Error::Stranger { member: envelope.from }.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn member_node(&self, member: MemberId) -> Option<MemberNode> {
+        self.raft.metrics().borrow().membership_config.membership().get_node(&member).cloned()
     }
 
     /// Opens a message that counts in elections and commits.
@@ -95,7 +114,7 @@ impl RaftService {
         content: A,
     ) -> Result<Response<RaftBody>, Status> {
         let envelope = Envelope { from: member, directory: self.identity.directory_id(), to: to.from, content };
-        let body = envelope.to_wire(self.state.borrow().cluster());
+        let body = envelope.to_wire(self.identity.cluster());
         body.map(Response::new).map_err(|error| Status::internal(error.to_string()))
     }
 }
@@ -132,7 +151,16 @@ impl RaftMethods for RaftService {
         let (envelope, hello) = Envelope::<Hello>::from_wire(body).map_err(|error| unusable(&error))?.split();
         let initialized = self.raft.is_initialized().await;
         let initialized = initialized.map_err(|error| Status::unavailable(error.to_string()))?;
-        if hello.peers != self.identity.peers() {
+        let theirs = cluster_from_wire(&body.cluster).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let same_group = theirs == self.identity.cluster() && theirs != ClusterId::NONE;
+        if !same_group && self.identity.founders().is_empty() {
+            return Err(Status::failed_precondition(format!(
+                "this is member {} of cluster {}, which has begun; start with --join to be admitted to it",
+                self.identity.member(),
+                self.identity.cluster()
+            )));
+        }
+        if !same_group && hello.peers != self.identity.founders() {
             // Ids differ too then. The asking member compares the lists, and says so.
             return self.reply_as(envelope.to, &envelope, self.hello_reply(None, initialized));
         }

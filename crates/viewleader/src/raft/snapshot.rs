@@ -4,12 +4,14 @@
 //! one; a newer snapshot is never replaced by an older one; a damaged file is an error, never "no snapshot", because
 //! the log before it is gone.
 
-use super::codec;
+use super::codec::{self, CodecError};
+use super::roster::MemberNode;
 use super::{GroupTypes, StorageError};
 use crate::Error;
+use crate::identity::MemberId;
 use daemon::DataDirectory;
 use openraft::storage::{Snapshot, SnapshotMeta};
-use openraft::{AnyError, BasicNode, StorageIOError};
+use openraft::{AnyError, StorageIOError};
 use serde::{Deserialize, Serialize};
 use std::io::Cursor;
 use std::sync::Arc;
@@ -18,14 +20,31 @@ use viewcore::ClusterState;
 
 const FILE: &str = "snapshot";
 
-pub(super) type Meta = SnapshotMeta<u64, BasicNode>;
+pub(super) type Meta = SnapshotMeta<u64, MemberNode>;
 
 /// What the file holds.
 #[derive(Clone, Serialize, Deserialize)]
 struct Stored {
     meta: Meta,
-    /// A [`ClusterState`], encoded: what travels to other members.
+    /// A [`Content`], encoded: what travels to other members.
     data: Vec<u8>,
+}
+
+/// What a snapshot is of.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Content {
+    pub(super) state: ClusterState,
+    /// The highest member id that was ever given.
+    pub(super) members_minted: MemberId,
+}
+
+impl Content {
+    /// Reads what a snapshot holds; one from before members could change holds the state alone, and its membership then
+    /// names every id that was given.
+    pub(super) fn decode(data: &[u8]) -> Result<Content, CodecError> {
+        let without_members = |_| codec::decode(data).map(|state| Content { state, members_minted: 0 });
+        codec::decode(data).or_else(without_members)
+    }
 }
 
 /// The last snapshot of one member. Clones share it.
@@ -37,19 +56,19 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    /// Reads the last snapshot, and the state that it holds.
-    pub(super) fn open(directory: Arc<DataDirectory>) -> Result<(Snapshots, Option<(Meta, ClusterState)>), Error> {
+    /// Reads the last snapshot, and what it holds.
+    pub(super) fn open(directory: Arc<DataDirectory>) -> Result<(Snapshots, Option<(Meta, Content)>), Error> {
         let damaged =
-            |error: codec::CodecError| Error::Snapshot { path: directory.path().join(FILE), reason: error.to_string() };
+            |error: CodecError| Error::Snapshot { path: directory.path().join(FILE), reason: error.to_string() };
         let stored: Option<Stored> = match directory.read_small(FILE)? {
             None => None,
             Some(bytes) => Some(codec::decode(&bytes).map_err(damaged)?),
         };
-        let state = match &stored {
+        let content = match &stored {
             None => None,
-            Some(stored) => Some((stored.meta.clone(), codec::decode(&stored.data).map_err(damaged)?)),
+            Some(stored) => Some((stored.meta.clone(), Content::decode(&stored.data).map_err(damaged)?)),
         };
-        Ok((Snapshots { directory, last: Arc::new(Mutex::new(stored)) }, state))
+        Ok((Snapshots { directory, last: Arc::new(Mutex::new(stored)) }, content))
     }
 
     /// The error for a snapshot that can't be what it should.

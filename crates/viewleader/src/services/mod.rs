@@ -3,12 +3,14 @@
 //! - [`session`]: a storage node's session with the leader: registration, heartbeats up, views down.
 //! - [`views`]: the view, and its changes, from any member.
 //! - [`status`]: what people ask.
+//! - [`members`]: who wants to be a member of the group, or no more.
 //! - [`forward`]: asking the leader in somebody's name.
 //!
 //! Memory is bounded whoever is slow: a watcher is sent the difference between what it has and the newest view, a
 //! session that does not read ends.
 
 mod forward;
+mod members;
 mod session;
 mod status;
 mod views;
@@ -98,6 +100,17 @@ impl Leaders for LeadersService {
         request: Request<v1::WatchViewRequest>,
     ) -> Result<Response<Self::WatchViewStream>, Status> {
         Ok(Response::new(self.watch(request.get_ref().have_epoch)))
+    }
+
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
+        Ok(Response::new(self.admit(request).await))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::RemoveMemberReply>, Status> {
+        Ok(Response::new(self.remove(request).await))
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {

@@ -5,7 +5,7 @@
 
 use super::{LeadersService, update};
 use crate::leading::{Input, Leading, SessionNumber};
-use crate::raft::NotDone;
+use crate::raft::{NotDone, Roster};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeSet, VecDeque};
@@ -147,11 +147,14 @@ impl LeadersService {
         }
         let view = state.borrow_and_update().view().cloned();
         let view = view.ok_or_else(|| End::refused(ErrorCode::NotBootstrapped, "there is no view yet"))?;
+        let mut roster = self.group.roster();
+        let member_addresses = roster.borrow_and_update().addresses().into_values().collect();
         let registered = v1::Registered {
             cluster: cluster_to_wire(view.cluster),
             node: node.0,
             accepted_at: accepted_at.0,
             view: Some(view.as_ref().into()),
+            member_addresses,
         };
         let session = Session {
             node,
@@ -160,6 +163,7 @@ impl LeadersService {
             leading,
             superseded,
             state,
+            roster,
             sent: view,
             out,
             patience: self.patience,
@@ -176,6 +180,8 @@ struct Session {
     leading: Leading,
     superseded: CancellationToken,
     state: watch::Receiver<Arc<ClusterState>>,
+    /// Who the members of the group are, as the node was last told.
+    roster: watch::Receiver<Arc<Roster>>,
     /// The view that the node was last sent.
     sent: Arc<View>,
     out: Out,
@@ -249,7 +255,7 @@ impl Session {
     }
 
     /// Acts on what the node says; answers the proposal that comes of it.
-    async fn take(&self, message: v1::NodeMessage) -> Result<Option<Reply>, End> {
+    async fn take(&mut self, message: v1::NodeMessage) -> Result<Option<Reply>, End> {
         match required(message.message, "the message's content")? {
             FromNode::Register(_) => {
                 return Err(End::refused(ErrorCode::Invalid, "this session is registered already"));
@@ -257,7 +263,10 @@ impl Session {
             FromNode::Heartbeat(heartbeat) => {
                 let heartbeat = self.heartbeat(heartbeat)?;
                 self.tell(Event::Heartbeat(self.node, heartbeat)).await?;
-                self.send(ToNode::Heartbeat(v1::HeartbeatReply {})).await?;
+                // News for the next session, which may have to be with a member that the node has not heard of.
+                let members_changed = self.roster.has_changed().unwrap_or(false);
+                let member_addresses = if members_changed { self.member_addresses() } else { Vec::new() };
+                self.send(ToNode::Heartbeat(v1::HeartbeatReply { member_addresses })).await?;
             }
             FromNode::Activated(v1::Activated { partition, term }) => {
                 let command = Command::Activated { partition: self.partition(partition)?, term: Term(term) };
@@ -286,6 +295,10 @@ impl Session {
             FromNode::Suspect(v1::Suspect { node }) => self.tell(Event::Suspect(NodeId(node))).await?,
         }
         Ok(None)
+    }
+
+    fn member_addresses(&mut self) -> Vec<String> {
+        self.roster.borrow_and_update().addresses().into_values().collect()
     }
 
     /// A proposal and what its outcome is answered with. If leadership is lost there is no answer: the session ends.

@@ -31,7 +31,8 @@ impl LeadersService {
             }
         }
         let state = self.group.state().borrow().clone();
-        let mut reply = v1::GetViewReply { server_time_ms: now_ms(), ..Default::default() };
+        let member_addresses = self.group.addresses().into_values().collect();
+        let mut reply = v1::GetViewReply { server_time_ms: now_ms(), member_addresses, ..Default::default() };
         match state.view() {
             Some(view) => {
                 reply.cluster = cluster_to_wire(view.cluster);

@@ -118,26 +118,50 @@ impl Cluster {
         let directory = tempfile::tempdir().unwrap();
         let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let peers: Vec<String> = held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
-        let member = |(number, address): (usize, &String)| Member {
-            config: Config {
-                name: format!("leader-{number}"),
-                data_dir: directory.path().join(number.to_string()),
-                listen: address.clone(),
-                advertise: address.clone(),
-                peers: peers.clone(),
-                http: None,
-                insecure: false,
-                cluster: ClusterSettings {
-                    partitions: PartitionCount::new(16).unwrap(),
-                    replication: 3,
-                    expect_nodes: 3,
-                },
-                // Fake nodes send no heartbeats unless a test says so: deaths here are proven, not guessed.
-                node_timeout: 2 * PATIENCE,
-            },
-            running: None,
+        let mut cluster = Cluster { members: Vec::new(), directory };
+        for address in &peers {
+            cluster.push(address, peers.clone());
+        }
+        cluster
+    }
+
+    /// One more member, not started yet, at a free port.
+    pub fn add(&mut self) {
+        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        self.push(&held.local_addr().unwrap().to_string(), Vec::new());
+    }
+
+    fn push(&mut self, address: &str, peers: Vec<String>) {
+        let number = self.members.len();
+        let config = Config {
+            name: format!("leader-{number}"),
+            data_dir: self.directory.path().join(number.to_string()),
+            listen: address.to_owned(),
+            advertise: address.to_owned(),
+            peers,
+            join: Vec::new(),
+            http: None,
+            insecure: false,
+            cluster: ClusterSettings { partitions: PartitionCount::new(16).unwrap(), replication: 3, expect_nodes: 3 },
+            // Fake nodes send no heartbeats unless a test says so: deaths here are proven, not guessed.
+            node_timeout: 2 * PATIENCE,
         };
-        Cluster { members: peers.iter().enumerate().map(member).collect(), directory }
+        self.members.push(Member { config, running: None });
+    }
+
+    /// Has the member at `place` ask those at `asked` to be admitted.
+    pub fn joins(&mut self, place: usize, asked: &[usize]) {
+        let list = asked.iter().map(|asked| self.members[*asked].config.advertise.clone()).collect();
+        self.members[place].config.peers = Vec::new();
+        self.members[place].config.join = list;
+    }
+
+    /// The id of the member at `place`.
+    pub async fn id_of(&self, place: usize) -> u64 {
+        let leader = self.leader().await;
+        let status = self.members[leader].client().status(v1::StatusRequest {}).await.unwrap().into_inner();
+        let address = &self.members[place].config.advertise;
+        status.members.iter().find(|member| member.address == *address).unwrap().id
     }
 
     /// `count` members, started.
