@@ -169,7 +169,6 @@ impl Primary {
         self.followers.iter_mut().find(|follower| follower.node == node)
     }
 
-
     /// Reads were confirmed. Where writes wait too, only they count: their disks may hang while peers still answer.
     pub(crate) fn reads_moved(&mut self, committed: Seq) {
         if committed >= self.flushed {
@@ -189,9 +188,10 @@ impl Primary {
         !self.serving
             || self.reads.any()
             || replica.committed < last
-            || self.followers.iter().any(|f| {
-                !replica.down.contains(&f.node) && (f.matched < last || f.told < replica.committed)
-            })
+            || self
+                .followers
+                .iter()
+                .any(|f| !replica.down.contains(&f.node) && (f.matched < last || f.told < replica.committed))
     }
 
     pub(crate) fn behind(&self, replica: &Replica) -> Vec<NodeId> {

@@ -156,13 +156,7 @@ impl Replica {
         self.advance_sending(to, effects);
     }
 
-    pub(crate) fn on_chunk_taken(
-        &mut self,
-        from: NodeId,
-        snapshot: SnapshotId,
-        next: u64,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(crate) fn on_chunk_taken(&mut self, from: NodeId, snapshot: SnapshotId, next: u64, effects: &mut Vec<Effect>) {
         let Role::Primary(primary) = &mut self.role else { return };
         // Nobody else would be faster.
         primary.still_ticks = 0;

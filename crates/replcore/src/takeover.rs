@@ -117,7 +117,8 @@ impl Replica {
             // Everything committed here is in the other log too, so the difference starts there at the latest.
             let after = self.committed;
             let patience_ticks = self.settings.resend_ticks;
-            takeover.fetching = Some(Fetching { from, last, after, silent_ticks: 0, patience_ticks, asked: 0, trimmed_there: false });
+            takeover.fetching =
+                Some(Fetching { from, last, after, silent_ticks: 0, patience_ticks, asked: 0, trimmed_there: false });
             let term = takeover.term;
             self.send(from, term, Body::Fetch { after, last }, effects);
             return;
@@ -195,7 +196,8 @@ impl Replica {
         let (Role::Taking(takeover), Some(configuration)) = (&mut self.role, &self.configuration) else { return };
         takeover.ticks += 1;
         if takeover.ticks.is_multiple_of(settings.stuck_ticks) {
-            let holder = takeover.fetching.as_ref().filter(|fetching| fetching.trimmed_there).map(|fetching| fetching.from);
+            let holder =
+                takeover.fetching.as_ref().filter(|fetching| fetching.trimmed_there).map(|fetching| fetching.from);
             let silent = |n: &&NodeId| match &takeover.fetching {
                 Some(fetching) if fetching.trimmed_there => false,
                 Some(fetching) => fetching.from == **n,

@@ -328,8 +328,7 @@ impl Disk {
 
     /// Whether the partition votes for nothing (P3).
     pub(crate) fn is_out_of_service(&self, partition: PartitionId) -> bool {
-        self.is_damaged(partition)
-            || matches!(self.folds(partition).written.base.standing, Standing::OutOfService(_))
+        self.is_damaged(partition) || matches!(self.folds(partition).written.base.standing, Standing::OutOfService(_))
     }
 }
 

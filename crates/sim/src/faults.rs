@@ -207,8 +207,8 @@ fn damage(ctx: &mut Context, nodes: &mut [Node], group: &Group, node: usize, par
     let out_of_service = ctx.disks.iter().any(|disk| disk.is_out_of_service(partition));
     let configuration = group.view().and_then(|view| view.configuration(partition));
     let enough = |members: &[types::NodeId]| members.len() >= 3;
-    let can_bear_it = configuration
-        .is_some_and(|now| enough(&now.replicas) && (now.is_activated() || enough(&now.prior)));
+    let can_bear_it =
+        configuration.is_some_and(|now| enough(&now.replicas) && (now.is_activated() || enough(&now.prior)));
     if out_of_service || !can_bear_it || ctx.counts.wiped > 0 || !nodes[node].is_accepted() {
         return;
     }

@@ -94,9 +94,17 @@ pub(crate) enum Input {
 #[derive(Clone, Debug)]
 pub(crate) enum Job {
     /// Committed changes.
-    Apply { partition: PartitionId, apply: Apply },
+    Apply {
+        partition: PartitionId,
+        apply: Apply,
+    },
     /// A part of a snapshot; with the last one everything is saved.
-    Install { partition: PartitionId, number: u64, last: bool, apply: Apply },
+    Install {
+        partition: PartitionId,
+        number: u64,
+        last: bool,
+        apply: Apply,
+    },
     /// A page of the state for a snapshot.
     Read {
         partition: PartitionId,
@@ -106,7 +114,10 @@ pub(crate) enum Job {
         after: Option<RecordKey>,
         bytes_max: usize,
     },
-    Delete { partition: PartitionId, generation: Generation },
+    Delete {
+        partition: PartitionId,
+        generation: Generation,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -138,12 +149,41 @@ pub(crate) enum Timer {
 
 #[derive(Clone, Debug)]
 pub(crate) enum ToGroup {
-    Register { node: usize, start: u64, registration: Registration },
-    Heartbeat { node: usize, start: u64, id: NodeId, heartbeat: Heartbeat },
-    Stuck { node: NodeId, partition: PartitionId, term: Term, unreachable: Vec<NodeId>, holder: Option<NodeId> },
-    Activated { node: usize, start: u64, partition: PartitionId, term: Term },
-    Damaged { node: usize, start: u64, id: NodeId, partition: PartitionId },
-    WantView { node: usize, start: u64, epoch: Epoch },
+    Register {
+        node: usize,
+        start: u64,
+        registration: Registration,
+    },
+    Heartbeat {
+        node: usize,
+        start: u64,
+        id: NodeId,
+        heartbeat: Heartbeat,
+    },
+    Stuck {
+        node: NodeId,
+        partition: PartitionId,
+        term: Term,
+        unreachable: Vec<NodeId>,
+        holder: Option<NodeId>,
+    },
+    Activated {
+        node: usize,
+        start: u64,
+        partition: PartitionId,
+        term: Term,
+    },
+    Damaged {
+        node: usize,
+        start: u64,
+        id: NodeId,
+        partition: PartitionId,
+    },
+    WantView {
+        node: usize,
+        start: u64,
+        epoch: Epoch,
+    },
     Suspect(NodeId),
     /// An operator knows that a node is gone.
     Vouch(NodeId),

@@ -82,13 +82,7 @@ impl Reports {
     }
 
     /// P19.
-    pub(crate) fn stuck(
-        &self,
-        partition: PartitionId,
-        term: Term,
-        unreachable: Vec<NodeId>,
-        holder: Option<NodeId>,
-    ) {
+    pub(crate) fn stuck(&self, partition: PartitionId, term: Term, unreachable: Vec<NodeId>, holder: Option<NodeId>) {
         self.lock().stuck.insert(partition, (term, unreachable, holder));
         self.urgent.notify_one();
     }

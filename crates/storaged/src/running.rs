@@ -170,7 +170,8 @@ fn settings(partition_count: PartitionCount) -> Settings {
 
 /// P5: what a crash left of generations that had ended, or of snapshots that were not finished.
 fn delete_leftovers(engine: &dyn Engine, found: &[Found], applier: &Applier) -> Result<(), Error> {
-    let bases: BTreeMap<PartitionId, Base> = found.iter().map(|found| (found.partition, found.recovered.base)).collect();
+    let bases: BTreeMap<PartitionId, Base> =
+        found.iter().map(|found| (found.partition, found.recovered.base)).collect();
     for keyspace in engine.keyspaces()? {
         match bases.get(&keyspace.partition) {
             Some(base) if base.generation == keyspace.generation => {}

@@ -180,10 +180,8 @@ mod tests {
     #[test]
     fn a_plan_is_checked_again_when_it_is_applied() {
         let mut state = with_prior();
-        let change = |state: &ClusterState, placements| Change {
-            placements,
-            ..Change::new(state.epoch(), Cause::Failover)
-        };
+        let change =
+            |state: &ClusterState, placements| Change { placements, ..Change::new(state.epoch(), Cause::Failover) };
         let stale = Change { planned_on: Epoch(1), ..change(&state, vec![]) };
         assert!(matches!(state.apply(&Command::Change(stale)), Err(Refusal::StalePlan { .. })));
         for replicas in [vec![1, 3], vec![1], vec![1, 2, 3], vec![1, 1], vec![], vec![1, 9]] {

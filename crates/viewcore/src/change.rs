@@ -184,7 +184,8 @@ fn check_step(view: &View, present: &Configuration, step: &Step) -> Result<(), &
         Step::GiveUp => {}
         Step::Members(replicas) => {
             let distinct: BTreeSet<&NodeId> = replicas.iter().collect();
-            if replicas.is_empty() || distinct.len() != replicas.len() || replicas.len() > usize::from(REPLICATION_MAX) {
+            if replicas.is_empty() || distinct.len() != replicas.len() || replicas.len() > usize::from(REPLICATION_MAX)
+            {
                 return Err("its members are none, too many, or one twice");
             }
             let known = |node: &NodeId| present.names(*node) && view.nodes.contains_key(node);

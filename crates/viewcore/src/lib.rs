@@ -6,7 +6,7 @@
 //!   applying a command never plans, it only checks that the plan still fits.
 //! - [`Leader`] is the memory of one leadership: who was heard when, who serves what, who restarts too often. Events
 //!   in, proposals and probes out. None of it is replicated, and losing it loses nothing.
-//! - [`status`] says which partitions lack something.
+//! - [`status`] says which partitions lack something, [`progress`] what moves and what blocks it.
 //!
 //! Invariants: a partition's terms strictly grow and one term names one primary (P18); one event is one change of the
 //! epoch, however many partitions it touches; a node id is minted once.
@@ -18,10 +18,11 @@ mod change;
 pub mod command;
 pub mod detector;
 pub mod leader;
-mod operations;
 pub mod observed;
+mod operations;
 pub mod patience;
 pub mod plan;
+pub mod progress;
 mod registration;
 pub mod state;
 pub mod status;

@@ -112,7 +112,9 @@ impl ClusterState {
             return refuse("replace-after is at least 1s: a node that restarts is not gone".into());
         }
         if moves_per_node.is_some_and(|moves| moves == 0 || moves > MOVES_PER_NODE_MAX) {
-            return refuse(format!("moves-per-node is 1 to {MOVES_PER_NODE_MAX}; to stop moves: dhtctl rebalance pause"));
+            return refuse(format!(
+                "moves-per-node is 1 to {MOVES_PER_NODE_MAX}; to stop moves: dhtctl rebalance pause"
+            ));
         }
         self.policy.replace_after_ms = replace_after_ms.unwrap_or(self.policy.replace_after_ms);
         self.policy.moves_per_node = moves_per_node.unwrap_or(self.policy.moves_per_node);

@@ -84,7 +84,9 @@ fn steps() -> impl Strategy<Value = Step> {
 
 fn command(step: &Step, state: &ClusterState) -> Option<Command> {
     match step {
-        Step::Fail { dead, alive, avoid } => plan::failover(state, &Observed::default(), dead, alive, avoid).map(Command::Change),
+        Step::Fail { dead, alive, avoid } => {
+            plan::failover(state, &Observed::default(), dead, alive, avoid).map(Command::Change)
+        }
         Step::Stuck { partition, unreachable } => {
             let report = plan::StuckReport { unreachable: unreachable.clone(), holder: None };
             plan::move_primaries(state, &BTreeMap::from([(PartitionId(*partition), &report)]), |_| true)

@@ -5,9 +5,8 @@ use bytes::Bytes;
 use std::sync::Arc;
 use types::limits::{COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use types::{
-    Duty,
-    ClusterId, Condition, Configuration, Entry, EntryId, Epoch, ErrorCode, Incarnation, Mutation, MutationKind, NodeId,
-    NodeInfo, PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, View, ViewDelta,
+    ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Incarnation, Mutation, MutationKind,
+    NodeId, NodeInfo, PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, View, ViewDelta,
 };
 
 /// A message that breaks a rule; the text says which, for a person.

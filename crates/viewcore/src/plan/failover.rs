@@ -164,7 +164,11 @@ pub fn balance(
 }
 
 /// The new primary first, then the usable ones in their order, then the others.
-pub(super) fn reordered(configuration: &Configuration, primary: NodeId, usable: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+pub(super) fn reordered(
+    configuration: &Configuration,
+    primary: NodeId,
+    usable: impl Fn(NodeId) -> bool,
+) -> Vec<NodeId> {
     let mut order = configuration.replicas.clone();
     order.sort_by_key(|node| (*node != primary, !usable(*node)));
     order

@@ -117,10 +117,8 @@ async fn purging_lets_go_of_segments_but_not_of_the_vote() {
         // Half a mebibyte per entry.
         let large = (0..2).map(|n| {
             let placements = vec![(types::PartitionId(0), vec![types::NodeId(u64::MAX); 50_000])];
-            let change = viewcore::Change {
-                placements,
-                ..viewcore::Change::new(types::Epoch(0), viewcore::Cause::Balance)
-            };
+            let change =
+                viewcore::Change { placements, ..viewcore::Change::new(types::Epoch(0), viewcore::Cause::Balance) };
             let log_id = LogId::new(CommittedLeaderId::new(7, 1), round * 2 + n);
             Entry { log_id, payload: EntryPayload::Normal(Command::Change(change)) }
         });

@@ -3,6 +3,7 @@
 //! - [`session`]: a storage node's session with the leader: registration, heartbeats up, views down.
 //! - [`views`]: the view, and its changes, from any member.
 //! - [`status`]: what people ask.
+//! - [`operations`]: what operators want, and what they are shown.
 //! - [`members`]: who wants to be a member of the group, or no more.
 //! - [`forward`]: asking the leader in somebody's name.
 //!
@@ -11,6 +12,7 @@
 
 mod forward;
 mod members;
+mod operations;
 mod session;
 mod status;
 mod views;
@@ -115,5 +117,13 @@ impl Leaders for LeadersService {
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         Ok(Response::new(self.answer_status(request).await))
+    }
+
+    async fn operate(&self, request: Request<v1::OperateRequest>) -> Result<Response<v1::OperateReply>, Status> {
+        Ok(Response::new(self.operate_or_forward(request).await))
+    }
+
+    async fn moves(&self, request: Request<v1::MovesRequest>) -> Result<Response<v1::MovesReply>, Status> {
+        Ok(Response::new(self.moves_or_forward(request).await))
     }
 }

@@ -321,9 +321,10 @@ impl Session {
             let filled = (serving.filled != 0).then_some(NodeId(serving.filled));
             Ok(Serving { partition: self.partition(serving.partition)?, term: Term(serving.term), behind, filled })
         });
-        let sizes = heartbeat.sizes.into_iter().map(|size| {
-            Ok((self.partition(size.partition)?, PartitionSize { keys: size.keys, bytes: size.bytes }))
-        });
+        let sizes = heartbeat
+            .sizes
+            .into_iter()
+            .map(|size| Ok((self.partition(size.partition)?, PartitionSize { keys: size.keys, bytes: size.bytes })));
         Ok(Heartbeat {
             epoch: Epoch(heartbeat.epoch),
             serving: serving.collect::<Result<_, Malformed>>()?,

@@ -38,7 +38,7 @@ impl LeadersService {
     }
 
     /// What the leading task knows; `None` if this member does not lead.
-    async fn knowledge(&self) -> Option<Knowledge> {
+    pub(super) async fn knowledge(&self) -> Option<Knowledge> {
         let leading = self.take_up().await?;
         let (ask, answer) = oneshot::channel();
         leading.inputs.send(Input::Ask(ask)).await.ok()?;
