@@ -66,6 +66,10 @@ pub(crate) enum Command {
     Newest(Target),
     /// Delivers the oldest message of a link, and keeps it under way.
     Repeat(Target),
+    /// What is under way on these links stays there until `release`, and others overtake it.
+    Delay(Vec<Target>),
+    /// What was delayed can be delivered.
+    Release,
     /// Loses what is under way on these links.
     Drop(Vec<Target>),
     /// From now on, what is sent on these links is lost; all links of the nodes named.
@@ -230,6 +234,12 @@ impl goldenscript::Runner for Bench {
                 }
                 self.arrive(mail, &mut out)?;
             }
+            Command::Delay(targets) => {
+                let links: Vec<_> = targets.iter().flat_map(|target| self.links(*target)).collect();
+                let slow = self.mail.extract_if(.., |_, mail| links.contains(&(mail.from, mail.to)));
+                self.delayed.extend(slow);
+            }
+            Command::Release => self.mail.append(&mut self.delayed),
             Command::Drop(targets) => {
                 for target in targets {
                     let links = self.links(*target);

@@ -20,6 +20,8 @@ pub(crate) struct Bench {
     settings: Settings,
     nodes: BTreeMap<u64, Node>,
     mail: BTreeMap<u64, Mail>,
+    /// Messages that take longer than others.
+    delayed: BTreeMap<u64, Mail>,
     messages: u64,
     /// Directed links whose messages are lost when they are sent.
     cut: BTreeSet<(u64, u64)>,
@@ -54,6 +56,7 @@ impl Default for Bench {
             settings: Settings { resend_ticks: 2, stuck_ticks: 4, ..Settings::default() },
             nodes: BTreeMap::new(),
             mail: BTreeMap::new(),
+            delayed: BTreeMap::new(),
             messages: 0,
             cut: BTreeSet::new(),
             tokens: 0,

@@ -1,6 +1,6 @@
 //! Messages, effects and entries as a script shows them.
 
-use replcore::{Answer, Body, Effect, Message, PersistRecord};
+use replcore::{Answer, Body, Effect, Message, PersistRecord, Standing};
 use types::{Batch, Entry, Record, RecordKey, RecordKind};
 
 pub(crate) fn message(message: &Message) -> String {
@@ -60,6 +60,9 @@ pub(crate) fn effect(effect: &Effect) -> String {
     match effect {
         Effect::Persist { record, .. } => match record {
             PersistRecord::Base(base) => format!("writes its base, promised {}", base.promised),
+            PersistRecord::Reset(base) if base.standing == Standing::None => {
+                format!("ends its record with {}, promised {}", base.generation, base.promised)
+            }
             PersistRecord::Reset(base) => format!("writes a new {}, promised {}", base.generation, base.promised),
             PersistRecord::Promise(term) => format!("writes the promise {term}"),
             PersistRecord::Append { entries: written, .. } => format!("writes {}", entries(written)),
