@@ -508,13 +508,16 @@ impl Replica {
             // A learner that was sent away and named again within the term begins anew (P18).
             (follower.matched, follower.given) = (known, Seq(0));
         }
+        // A newcomer gets the state rather than a long log that led to it.
+        let is_empty = !follower.votes && last == EntryId::ZERO;
+        let longer = log.bytes() > self.settings.chunk_bytes_max;
         if let Some(sending) = &follower.sending {
             // Said before the snapshot began, or because what it holds already is beyond it.
             if known < sending.start.seq {
                 return;
             }
             follower.sending = None;
-        } else if known.max(follower.matched) < log.trim().seq {
+        } else if known.max(follower.matched) < log.trim().seq || is_empty && longer && self.applied.seq > Seq(0) {
             return self.begin_sending(from, effects);
         }
         let next = known.max(follower.matched).max(log.trim().seq).min(flushed).next();

@@ -434,6 +434,11 @@ impl Replica {
         }
     }
 
+    /// Damaged, and waiting for a view that ends it (P3).
+    pub fn is_out_of_service(&self) -> bool {
+        matches!(self.standing, Standing::OutOfService(_))
+    }
+
     /// Followers and learners whose log lacks more than what is under way. Empty unless this is the primary.
     pub fn behind(&self) -> Vec<NodeId> {
         match &self.role {

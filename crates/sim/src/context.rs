@@ -73,6 +73,8 @@ pub(crate) struct Context {
     pub(crate) lost: BTreeMap<NodeId, Disk>,
     /// Which nodes have a process.
     pub(crate) up: Vec<bool>,
+    /// The latest start of each node.
+    pub(crate) starts: Vec<u64>,
     /// Which node an id belongs to.
     pub(crate) places: BTreeMap<NodeId, usize>,
     pub(crate) watch: Watch,
@@ -92,6 +94,7 @@ impl Context {
             disks: (0..plan.nodes).map(|_| Disk::new(plan.partitions)).collect(),
             lost: BTreeMap::new(),
             up: vec![false; plan.nodes],
+            starts: vec![0; plan.nodes],
             places: BTreeMap::new(),
             watch: Watch::new(plan.nodes, plan.partitions),
             trace,

@@ -33,7 +33,8 @@ impl Group {
             replication: ctx.plan.replication,
             expected_nodes: ctx.plan.founders as u32,
         };
-        let settings = LeaderSettings { node_timeout_ms: ctx.plan.node_timeout_ms, bootstrap };
+        let settings =
+            LeaderSettings { node_timeout_ms: ctx.plan.node_timeout_ms, replace_after_ms: 600_000, bootstrap };
         ctx.after(0, Happening::Group(What::NewLeader));
         Group { state: ClusterState::default(), leader: None, leadership: 0, sessions: BTreeMap::new(), settings }
     }

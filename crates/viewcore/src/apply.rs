@@ -23,6 +23,7 @@ impl ClusterState {
             Command::Change(change) => self.change(&view, change),
             Command::Activated { partition, term } => self.activated(&view, *partition, *term),
             Command::NoteDamage { node, partition } => self.note_damage(&view, *node, *partition),
+            Command::ActivatedAll(activations) => Ok(self.activated_all(&view, activations)),
             Command::Operate(operation) => self.operate(&view, operation),
         }
     }
@@ -62,6 +63,32 @@ impl ClusterState {
             self.forget_damage();
         }
         Ok(Done::Activated)
+    }
+
+    // P16, P20.
+    fn activated_all(&mut self, view: &View, activations: &[(PartitionId, Term)]) -> Done {
+        let current = |(partition, term): &(PartitionId, Term)| {
+            view.configuration(*partition).is_some_and(|configuration| configuration.term == *term)
+        };
+        let accepted: Vec<bool> = activations.iter().map(current).collect();
+        let waiting = |partition: PartitionId| view.configuration(partition).is_some_and(|now| !now.is_activated());
+        let activated: Vec<PartitionId> = activations
+            .iter()
+            .zip(&accepted)
+            .filter(|((partition, _), accepted)| **accepted && waiting(*partition))
+            .map(|((partition, _), _)| *partition)
+            .collect();
+        if !activated.is_empty() {
+            self.next_epoch(|view, _| {
+                for partition in activated {
+                    if let Some(configuration) = view.configurations.get_mut(partition.0 as usize) {
+                        Arc::make_mut(configuration).prior.clear();
+                    }
+                }
+            });
+            self.forget_damage();
+        }
+        Done::ActivatedAll(accepted)
     }
 
     // P3. A repeated report gets the first one's epoch: the views since then are still after it.

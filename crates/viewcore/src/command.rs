@@ -30,6 +30,8 @@ pub enum Command {
     },
     /// An operator wants something.
     Operate(Operation),
+    /// Several [`Command::Activated`] at once: one change of the view, however many they are.
+    ActivatedAll(Vec<(PartitionId, Term)>),
 }
 
 /// What an operator can ask for. Refused at once, with the reason, where it can't succeed.
@@ -212,6 +214,8 @@ pub enum Done {
     Activated,
     /// The damage is recorded with this epoch (P3).
     DamageNoted(Epoch),
+    /// Of each activation whether its configuration is activated, in their order.
+    ActivatedAll(Vec<bool>),
     /// The operation is carried out, or was before; the view has this epoch.
     Operated(Epoch),
 }

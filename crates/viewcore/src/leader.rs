@@ -27,6 +27,8 @@ const PROBE_PAUSE_MS: u64 = 100;
 pub struct LeaderSettings {
     /// Silence after which a node counts as dead, in milliseconds.
     pub node_timeout_ms: u64,
+    /// How long a node may be dead before its replicas are rebuilt elsewhere, in milliseconds, unless an operator set it.
+    pub replace_after_ms: u64,
     /// Proposed if the cluster has no identity yet.
     pub bootstrap: Bootstrap,
 }
@@ -305,9 +307,14 @@ impl Leader {
         plan::balance(state, &self.observed, &shunned, BALANCE_MOVES_MAX)
     }
 
+    /// How long a node may be dead before its replicas are rebuilt elsewhere, in milliseconds.
+    pub fn replace_after_ms(&self, state: &ClusterState) -> u64 {
+        state.policy().replace_after_ms.unwrap_or(self.settings.replace_after_ms)
+    }
+
     /// Nodes that have been dead for so long that their replicas are rebuilt elsewhere.
     pub fn gone(&self, now_ms: u64, state: &ClusterState) -> BTreeSet<NodeId> {
-        let patience_ms = state.policy().replace_after_ms;
+        let patience_ms = self.replace_after_ms(state);
         let over = |since_ms: &u64| now_ms.saturating_sub(*since_ms) >= patience_ms;
         let dead = state.nodes().filter(|node| !node.alive).map(|node| node.id);
         dead.filter(|node| self.dead_since_ms.get(node).is_some_and(over)).collect()

@@ -116,7 +116,7 @@ impl ClusterState {
                 "moves-per-node is 1 to {MOVES_PER_NODE_MAX}; to stop moves: dhtctl rebalance pause"
             ));
         }
-        self.policy.replace_after_ms = replace_after_ms.unwrap_or(self.policy.replace_after_ms);
+        self.policy.replace_after_ms = replace_after_ms.or(self.policy.replace_after_ms);
         self.policy.moves_per_node = moves_per_node.unwrap_or(self.policy.moves_per_node);
         let replication = replication.unwrap_or(view.replication);
         let fill_bytes_per_second = fill_bytes_per_second.unwrap_or(view.fill_bytes_per_second);

@@ -51,15 +51,16 @@ pub struct Move {
 pub struct Policy {
     /// No replica begins to move.
     pub paused: bool,
-    /// How long a node may be dead before its replicas are rebuilt elsewhere, in milliseconds.
-    pub replace_after_ms: u64,
+    /// How long a node may be dead before its replicas are rebuilt elsewhere, in milliseconds; `None`: as the leader's own
+    /// settings say.
+    pub replace_after_ms: Option<u64>,
     /// Replicas that one node receives at a time, and sends at a time.
     pub moves_per_node: u32,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { paused: false, replace_after_ms: 600_000, moves_per_node: 4 }
+        Policy { paused: false, replace_after_ms: None, moves_per_node: 4 }
     }
 }
 

@@ -136,7 +136,11 @@ impl goldenscript::Runner for World {
             // lead: a new leadership begins now, with a timeout of 1000 ms.
             "lead" => {
                 args.reject_next()?;
-                let settings = LeaderSettings { node_timeout_ms: 1000, bootstrap: self.bootstrap.clone() };
+                let settings = LeaderSettings {
+                    node_timeout_ms: 1000,
+                    replace_after_ms: 600_000,
+                    bootstrap: self.bootstrap.clone(),
+                };
                 self.leader = Some(Leader::new(settings, self.now_ms));
                 self.step(Event::Tick, &mut out);
             }

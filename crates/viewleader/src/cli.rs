@@ -50,6 +50,9 @@ struct Flags {
     /// Silence after which a storage node counts as dead.
     #[arg(long, value_parser = duration, default_value = "1500ms")]
     node_timeout: Duration,
+    /// How long a storage node may be dead before its replicas are rebuilt elsewhere; `dhtctl cluster set` overrides it.
+    #[arg(long, value_parser = duration, default_value = "10m")]
+    replace_after: Duration,
 }
 
 impl Flags {
@@ -68,6 +71,7 @@ impl Flags {
             insecure: self.common.insecure,
             cluster: ClusterSettings { partitions, replication: self.replication, expect_nodes: self.expect_nodes },
             node_timeout: self.node_timeout,
+            replace_after: self.replace_after,
         })
     }
 }

@@ -33,6 +33,8 @@ pub struct Config {
     pub cluster: ClusterSettings,
     /// Silence after which a storage node counts as dead.
     pub node_timeout: Duration,
+    /// How long a storage node may be dead before its replicas are rebuilt elsewhere, unless an operator set it.
+    pub replace_after: Duration,
 }
 
 /// Settings that all members share: the first committed ones win.
@@ -90,6 +92,9 @@ impl Config {
         }
         if self.node_timeout < Duration::from_millis(100) {
             return wrong("--node-timeout is at least 100ms".into());
+        }
+        if self.replace_after < Duration::from_secs(1) {
+            return wrong("--replace-after is at least 1s: a node that restarts is not gone".into());
         }
         Ok(self)
     }

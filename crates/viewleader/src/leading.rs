@@ -183,12 +183,14 @@ impl Task {
                     metrics::counter!("viewleader_changes_proposed_total").increment(1);
                     tracing::info!(
                         cause = ?change.cause, dead = ?change.dead, alive = ?change.alive,
-                        partitions = change.placements.len(), "proposing a change of the view"
+                        partitions = change.placements.len(), steps = change.steps.len(), "proposing a change of the view"
                     );
                 }
                 tokio::spawn(async move {
                     match group.propose(command).await {
                         Ok(Ok(done)) => tracing::info!(?done, "proposal applied"),
+                        // Something else was committed meanwhile: it is planned again at once.
+                        Ok(Err(viewcore::Refusal::StalePlan { .. })) => {}
                         Ok(Err(refusal)) => tracing::warn!(%refusal, "proposal refused"),
                         Err(error) => tracing::warn!(%error, "proposal lost"),
                     }

@@ -159,6 +159,7 @@ fn leader_settings(config: &Config) -> Result<LeaderSettings, Error> {
     let cluster = ClusterId((u128::from(high) << 64 | u128::from(low)).max(1));
     Ok(LeaderSettings {
         node_timeout_ms: config.node_timeout.as_millis() as u64,
+        replace_after_ms: config.replace_after.as_millis() as u64,
         bootstrap: Bootstrap {
             cluster,
             partition_count: config.cluster.partitions,

@@ -60,8 +60,10 @@ pub(crate) fn tidy_up(ctx: &mut Context, group: &Group) {
     let mut lost = Vec::new();
     for info in group.state().nodes() {
         let there = ctx.places.get(&info.id).is_some_and(|place| ctx.disks[*place].id == Some(info.id));
-        if !there && info.duty != Duty::Removed {
+        if !there {
             lost.push(info.id);
+        }
+        if !there && info.duty != Duty::Removed {
             wanted.push(Operation::SetDuty { node: info.id, duty: Duty::Removed });
         }
     }

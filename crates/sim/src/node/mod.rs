@@ -121,6 +121,7 @@ impl Node {
         };
         let (now, place, name) = (ctx.now, self.place, self.name(ctx));
         ctx.up[place] = true;
+        ctx.starts[place] = start;
         ctx.trace.note(now, &[2, place as u64, start], || format!("{name}: start {start}"));
         self.process = Some(Running {
             start,

@@ -122,6 +122,14 @@ impl Node {
         }
         let start = process.start;
         let known = disk.view.clone();
+        // Streams with it are up only from now on (P20).
+        let others = (0..ctx.plan.nodes).filter(|other| *other != self.place && ctx.up[*other]);
+        for other in others.collect::<Vec<_>>() {
+            let delay = ctx.random.between(MS, 10 * MS);
+            let other_start = ctx.starts[other];
+            ctx.process(delay, other, other_start, Process::Input(Input::PeerUp(id)));
+        }
+        let disk = &mut ctx.disks[self.place];
         for partition in disk.damaged() {
             self.take(ctx, Input::Damaged(partition));
         }

@@ -11,6 +11,8 @@ use types::{Generation, NodeId, PartitionId, Record, RecordKey, Seq, Term};
 pub(crate) struct Slot {
     /// The replica.
     pub(crate) replica: Replica,
+    /// It was told the configuration of the shard's present view.
+    pub(crate) seen_view: bool,
     /// In the burst's list of replicas to flush.
     pub(crate) touched: bool,
     /// In the shard's list of replicas that get ticks.
@@ -34,6 +36,7 @@ impl Slot {
     pub(crate) fn new(replica: Replica, retention: Retention) -> Slot {
         Slot {
             replica,
+            seen_view: false,
             touched: false,
             ticking: false,
             lagging: false,

@@ -350,17 +350,25 @@ impl Worker {
     // ------------------------------------------------------------------------------------------------ views
 
     fn change_view(&mut self, view: &Arc<View>) {
-        self.parts.view = view.clone();
+        let before = std::mem::replace(&mut self.parts.view, view.clone());
         self.burst.set_links(self.parts.links.all());
         for place in 0..(view.configurations.len().saturating_sub(self.parts.index)).div_ceil(self.parts.count) {
             let partition = self.partition_at(place);
             let Some(configuration) = view.configuration(partition) else { continue };
+            // What has not changed says nothing new, but to a replica that waits for any later view (P3).
+            let is_known = before.configuration(partition).is_some_and(|before| Arc::ptr_eq(before, configuration));
+            if is_known && self.slot(place).is_some_and(|slot| slot.seen_view && !slot.replica.is_out_of_service()) {
+                continue;
+            }
             if self.slot(place).is_none() && !(configuration.names(self.parts.me.node) && self.create(place, partition))
             {
                 continue;
             }
             let event = Event::View { epoch: view.epoch, configuration: configuration.clone() };
             self.step(place, event);
+            if let Some(slot) = self.slot(place) {
+                slot.seen_view = true;
+            }
         }
     }
 

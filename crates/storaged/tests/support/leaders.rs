@@ -286,4 +286,12 @@ impl Leaders for FakeLeaders {
     ) -> Result<Response<v1::RemoveMemberReply>, Status> {
         Err(Status::unimplemented("not asked by nodes"))
     }
+
+    async fn operate(&self, _: Request<v1::OperateRequest>) -> Result<Response<v1::OperateReply>, Status> {
+        Err(Status::unimplemented("not asked by nodes"))
+    }
+
+    async fn moves(&self, _: Request<v1::MovesRequest>) -> Result<Response<v1::MovesReply>, Status> {
+        Err(Status::unimplemented("not asked by nodes"))
+    }
 }

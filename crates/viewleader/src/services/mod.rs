@@ -10,6 +10,7 @@
 //! Memory is bounded whoever is slow: a watcher is sent the difference between what it has and the newest view, a
 //! session that does not read ends.
 
+mod activations;
 mod forward;
 mod members;
 mod operations;
@@ -19,6 +20,7 @@ mod views;
 
 use crate::leading::Leading;
 use crate::raft::Group;
+use activations::Activations;
 use forward::Forwarder;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -37,6 +39,7 @@ pub(crate) struct LeadersService {
     group: Group,
     leading: watch::Receiver<Option<Leading>>,
     forwarder: Forwarder,
+    activations: Activations,
     sessions: Arc<AtomicU64>,
     /// How long a session that does not read is waited for.
     patience: Duration,
@@ -51,6 +54,7 @@ impl LeadersService {
         stopping: CancellationToken,
     ) -> LeadersService {
         LeadersService {
+            activations: Activations::start(group.clone()),
             group,
             leading,
             forwarder: Forwarder::default(),

@@ -124,7 +124,7 @@ fn reply(state: &ClusterState, knowledge: &Knowledge, progress: Progress) -> v1:
         error: None,
         epoch: state.epoch().0,
         paused: state.policy().paused,
-        replace_after_ms: state.policy().replace_after_ms,
+        replace_after_ms: knowledge.leader.replace_after_ms(state),
         fill_bytes_per_second: view.map_or(0, |view| view.fill_bytes_per_second),
         moves_per_node: state.policy().moves_per_node,
         replication: view.map_or(0, |view| u32::from(view.replication)),

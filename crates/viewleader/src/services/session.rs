@@ -3,6 +3,7 @@
 //! A session lives as long as the leadership, the connection, and no newer session of its node. What its node says is
 //! checked before it is used; what breaks a rule is refused in one line, and ends the session.
 
+use super::activations::Activations;
 use super::{LeadersService, update};
 use crate::leading::{Input, Leading, SessionNumber};
 use crate::raft::{NotDone, Roster};
@@ -160,6 +161,7 @@ impl LeadersService {
             node,
             number,
             group: self.group.clone(),
+            activations: self.activations.clone(),
             leading,
             superseded,
             state,
@@ -177,6 +179,7 @@ struct Session {
     node: NodeId,
     number: SessionNumber,
     group: crate::raft::Group,
+    activations: Activations,
     leading: Leading,
     superseded: CancellationToken,
     state: watch::Receiver<Arc<ClusterState>>,
@@ -269,10 +272,11 @@ impl Session {
                 self.send(ToNode::Heartbeat(v1::HeartbeatReply { member_addresses })).await?;
             }
             FromNode::Activated(v1::Activated { partition, term }) => {
-                let command = Command::Activated { partition: self.partition(partition)?, term: Term(term) };
-                return Ok(Some(self.propose(command, move |outcome| {
-                    let accepted = outcome == Ok(Done::Activated);
-                    ToNode::Activated(v1::ActivatedReply { partition, term, accepted })
+                let place = self.partition(partition)?;
+                let activations = self.activations.clone();
+                return Ok(Some(Box::pin(async move {
+                    let accepted = activations.activate(place, Term(term)).await?;
+                    Some(ToNode::Activated(v1::ActivatedReply { partition, term, accepted }))
                 })));
             }
             FromNode::Stuck(stuck) => {

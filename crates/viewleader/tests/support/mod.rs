@@ -145,6 +145,7 @@ impl Cluster {
             cluster: ClusterSettings { partitions: PartitionCount::new(16).unwrap(), replication: 3, expect_nodes: 3 },
             // Fake nodes send no heartbeats unless a test says so: deaths here are proven, not guessed.
             node_timeout: 2 * PATIENCE,
+            replace_after: Duration::from_secs(600),
         };
         self.members.push(Member { config, running: None });
     }
