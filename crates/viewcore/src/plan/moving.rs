@@ -158,7 +158,7 @@ impl Next<'_> {
         if !configuration.is_activated() {
             // P19: it can't be activated any more; what it was before can serve.
             let stuck = !has_majority(&configuration.replicas) && has_majority(&configuration.prior);
-            return stuck.then(|| self.members(partition, configuration, configuration.prior.clone())).flatten();
+            return stuck.then(|| self.members(partition, configuration, &configuration.prior)).flatten();
         }
         if let Some(underway) = self.state.moves.get(&partition) {
             let wanted = self.view.nodes.get(&underway.joins).is_some_and(|info| !info.duty.leaves());
@@ -174,20 +174,20 @@ impl Next<'_> {
             let mut members = configuration.replicas.clone();
             members.retain(|node| Some(*node) != underway.leaves);
             members.push(underway.joins);
-            return self.members(partition, configuration, members);
+            return self.members(partition, configuration, &members);
         }
         // P3: a damaged replica is let go; then its node may be filled like any other.
         let damaged = |node: &&NodeId| self.state.out_of_service.contains_key(&(partition, **node));
         let damaged = *configuration.replicas.iter().find(damaged)?;
         let members: Vec<NodeId> = configuration.replicas.iter().copied().filter(|node| *node != damaged).collect();
-        self.members(partition, configuration, members)
+        self.members(partition, configuration, &members)
     }
 
     /// New members, where a majority of the old and of the new can vote; with the primary that there is, if it stays.
-    fn members(&mut self, partition: PartitionId, configuration: &Configuration, members: Vec<NodeId>) -> Option<Step> {
-        let serves = self.state.has_majority(partition, &members)
+    fn members(&mut self, partition: PartitionId, configuration: &Configuration, members: &[NodeId]) -> Option<Step> {
+        let serves = self.state.has_majority(partition, members)
             && (!configuration.is_activated() || self.state.has_majority(partition, &configuration.replicas));
-        if !serves || same_members(&members, &configuration.replicas) {
+        if !serves || same_members(members, &configuration.replicas) {
             return None;
         }
         let present = configuration.primary()?;
@@ -197,7 +197,7 @@ impl Next<'_> {
                 && self.state.is_usable(partition, node)
                 && !behind.is_some_and(|behind| behind.contains(&node))
         };
-        let next = Configuration { replicas: members.clone(), ..configuration.clone() };
+        let next = Configuration { replicas: members.to_vec(), ..configuration.clone() };
         let primary = if fit(present) && !self.avoid.contains(&present) {
             present
         } else {
@@ -269,7 +269,7 @@ impl Next<'_> {
                 None => {
                     let mut members = configuration.replicas.clone();
                     members.retain(|node| Some(*node) != leaves);
-                    self.members(partition, &configuration, members)
+                    self.members(partition, &configuration, &members)
                 }
             };
             if let Some(step) = step {
