@@ -35,7 +35,6 @@ const NOTICED_WITHIN: &[(Mutant, Option<Scenario>, u64)] = &[
     (Mutant::P15Kept, None, 50),
     (Mutant::P15Early, None, 100),
     (Mutant::P16Activation, Some(Scenario::Damage), 150),
-    (Mutant::P17Prepared, Some(Scenario::Pauses), 600),
     (Mutant::P23Committed, Some(Scenario::Crashes), 200),
     (Mutant::P23Early, Some(Scenario::Crashes), 300),
     (Mutant::P28Retry, None, 10),
