@@ -4,6 +4,7 @@
 
 use crate::endpoint::{check_address, endpoint, root_cause, status_text};
 use crate::error::Error;
+use crate::operations::{Moves, Operation};
 use crate::status::ClusterStatus;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -160,12 +161,38 @@ impl Leaders {
         let outcome = self.first(|mut client| async move {
             let request = v1::RemoveMemberRequest { member };
             let reply = client.remove_member(request).await.map_err(|status| useless(&status))?.into_inner();
-            match reply.error.as_ref().map(|error| ErrorCode::from_number(error.code)) {
-                Some(code @ (ErrorCode::Refused | ErrorCode::Invalid)) => {
-                    let message = reply.error.map(|error| error.message).unwrap_or_default();
-                    Ok(Err(Error::NotDone { code, message }))
-                }
-                _ => says(reply.error).map(Ok),
+            decided(reply.error)
+        });
+        outcome.await?
+    }
+
+    /// Does what an operator wants of the storage nodes; what is done already is done. Several members may be asked:
+    /// they ask the leader. The epoch is that of the view in which it is done.
+    ///
+    /// # Errors
+    /// [`Error::NotDone`] where the group refuses, with its reason; else as [`Leaders::view`], and then it may still be
+    /// done.
+    pub async fn operate(&self, operation: &Operation) -> Result<Epoch, Error> {
+        let outcome = self.first(|mut client| async move {
+            let request = v1::OperateRequest::from(operation);
+            let reply = client.operate(request).await.map_err(|status| useless(&status))?.into_inner();
+            Ok(decided(reply.error)?.map(|()| Epoch(reply.epoch)))
+        });
+        outcome.await?
+    }
+
+    /// What moves between storage nodes, what will, and what blocks it; as it would be if an operation had been done,
+    /// where one is given.
+    ///
+    /// # Errors
+    /// [`Error::NotDone`] where the operation would be refused, with the reason; else as [`Leaders::view`].
+    pub async fn moves(&self, if_done: Option<&Operation>) -> Result<Moves, Error> {
+        let outcome = self.first(|mut client| async move {
+            let request = v1::MovesRequest { if_done: if_done.map(Into::into) };
+            let mut reply = client.moves(request).await.map_err(|status| useless(&status))?.into_inner();
+            match decided(reply.error.take())? {
+                Ok(()) => Moves::try_from(reply).map(Ok).map_err(|error| Useless::Says(error.to_string())),
+                Err(refused) => Ok(Err(refused)),
             }
         });
         outcome.await?
@@ -242,6 +269,17 @@ fn all_useless(members: &[Member], useless: &[(usize, Useless)]) -> Error {
     let why =
         useless.iter().find_map(|(_, why)| if let Useless::Unreachable(why) = why { Some(why.clone()) } else { None });
     Error::NoViewleader { addresses, why: why.unwrap_or_default() }
+}
+
+/// A refusal is an answer: no other member would say anything else. Whatever else is wrong is the one member's trouble.
+fn decided(error: Option<v1::Error>) -> Result<Result<(), Error>, Useless> {
+    match error.as_ref().map(|error| ErrorCode::from_number(error.code)) {
+        Some(code @ (ErrorCode::Refused | ErrorCode::Invalid)) => {
+            let message = error.map(|error| error.message).unwrap_or_default();
+            Ok(Err(Error::NotDone { code, message }))
+        }
+        _ => says(error).map(Ok),
+    }
 }
 
 fn says(error: Option<v1::Error>) -> Result<(), Useless> {
