@@ -15,8 +15,6 @@ use serde_json::json;
 use types::Duty;
 use types::limits::REPLICATION_MAX;
 
-pub(crate) use status::copied_bytes;
-
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum RebalanceAction {
     /// Print what is to move, or would if something were done; changes nothing.

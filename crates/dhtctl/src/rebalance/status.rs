@@ -72,7 +72,7 @@ pub(super) fn remaining(moves: &Moves) -> usize {
 }
 
 /// Bytes that are still to be copied.
-pub(crate) fn copied_bytes(moves: &Moves) -> u64 {
+pub(super) fn copied_bytes(moves: &Moves) -> u64 {
     let copied = moves.underway.iter().filter(|moving| moving.filling).chain(&moves.planned);
     copied.filter(|moving| moving.joins.is_some()).map(|moving| moving.bytes).sum()
 }
