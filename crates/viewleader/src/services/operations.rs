@@ -110,7 +110,8 @@ impl LeadersService {
 }
 
 fn reply(state: &ClusterState, knowledge: &Knowledge, progress: Progress) -> v1::MovesReply {
-    let complete = progress.is_complete();
+    // Before the first map nothing is where it should be.
+    let complete = state.view().is_some_and(|view| view.has_map()) && progress.is_complete();
     let Progress { underway, planned, surplus, tolerates_now, tolerates_then } = progress;
     let number = |node: Option<NodeId>| node.unwrap_or_default().0;
     let numbers = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| node.0).collect();
