@@ -45,7 +45,7 @@ impl Replica {
             self.truncate(end.max(self.committed).next());
         }
         self.commit_through(if on(Mutant::P10) { committed } else { committed.min(end) });
-        if self.installing.as_ref().is_some_and(|installing| installing.start.seq <= self.committed) {
+        if self.installing.as_ref().is_some_and(|i| i.start.seq <= self.committed && !on(Mutant::P23Committed)) {
             self.abandon_install(effects);
         }
         if self.configuration.as_ref().is_some_and(|c| c.term == term) {

@@ -44,7 +44,7 @@ impl Replica {
             return;
         }
         // P23: at or below what is committed here, it brings nothing.
-        if chunk.start.seq <= self.committed {
+        if chunk.start.seq <= self.committed && !on(Mutant::P23Committed) {
             self.abandon_install(effects);
             let body = Body::Mismatch { last: self.log.last(), committed: self.committed };
             return self.send_when_persisted(from, Message { term, body }, effects);
@@ -119,7 +119,7 @@ impl Replica {
         let Some(installing) = self.installing.as_mut().filter(|i| i.generation == generation) else { return };
         installing.taken = number + 1;
         let (to, term, id, taken) = (installing.from, installing.term, installing.id, installing.taken);
-        if installing.taken == installing.received
+        if (installing.taken == installing.received || on(Mutant::P23Early))
             && let Some(settled) = installing.settled
         {
             self.swap(settled, effects);
@@ -134,7 +134,7 @@ impl Replica {
         let current = self.standing == Standing::Member
             && self.promised == term
             && matches!(self.role, Role::Follower)
-            && start.seq > self.committed;
+            && (start.seq > self.committed || on(Mutant::P23Committed));
         let Ok(requests) = Requests::recover(&requests) else {
             // From a version that this one does not read: as if it never came.
             return self.delete(generation, effects);

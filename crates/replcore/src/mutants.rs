@@ -32,6 +32,20 @@ mutants! {
     P2Promise,
     /// The primary counts its own vote before its entries are on disk.
     P2OwnVote,
+    /// A replica that is out of service gets an empty record from any later view that names it.
+    P3,
+    /// No promise outlives the record, and a node without a record takes part like any other.
+    P4Promise,
+    /// A node without a record takes part like any other.
+    P4Answers,
+    /// A removed node promises the epoch of the view that removed it, not the term of its configuration.
+    P4Epoch,
+    /// A view older than the promise removes the record.
+    P5Old,
+    /// The prior of a configuration gives nobody a record.
+    P5Prior,
+    /// Data goes before the configuration that does not name the node is activated.
+    P5Activated,
     /// A lower term than the promised one is obeyed.
     P7Promise,
     /// Entries are taken whatever the entry before them.
@@ -42,6 +56,10 @@ mutants! {
     P8,
     /// An entry commits with any one vote.
     P9Majority,
+    /// Entries commit by counting while there is a prior.
+    P9Prior,
+    /// A learner's vote counts.
+    P9Learner,
     /// The state is given what the own log does not have on disk.
     P9Durable,
     /// `committed` is not limited to the entries of the message.
@@ -56,6 +74,8 @@ mutants! {
     P13,
     /// A takeover needs no majority of seals.
     P14,
+    /// A takeover collects from the new members, not from those of the prior configuration.
+    P14Prior,
     /// The longest log wins a takeover, not the one of the latest term.
     P15Longest,
     /// A takeover keeps the own log, whatever others sealed.
@@ -66,12 +86,18 @@ mutants! {
     P15Fetch,
     /// Entries of earlier terms commit by counting, before the term's own empty entry.
     P16,
+    /// A primary takes its own report for the activation.
+    P16Activation,
     /// A read joins a round that was sent before it arrived.
     P17Round,
     /// Any `Prepared` that arrives confirms the reads that wait.
     P17Prepared,
     /// A snapshot's swap drops the log beyond it.
     P23Beyond,
+    /// A snapshot of what is committed here already is installed.
+    P23Committed,
+    /// A snapshot is swapped in before its last part is installed.
+    P23Early,
     /// A retried request is carried out again.
     P28Retry,
     /// A request whose time is forgotten is carried out.

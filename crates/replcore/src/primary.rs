@@ -535,17 +535,21 @@ impl Replica {
         let Role::Primary(primary) = &mut self.role else { return };
         // P8: a vote is only counted while the own promise is the term.
         assert!(self.promised == primary.term || on(Mutant::P8), "a primary's term is its promise");
-        let mut on_disk: Vec<Seq> = primary.followers.iter().filter(|f| f.votes).map(|f| f.matched).collect();
+        let votes = |f: &&Follower| f.votes || on(Mutant::P9Learner);
+        let replicas = 1 + primary.followers.iter().filter(|f| f.votes).count();
+        let mut on_disk: Vec<Seq> = primary.followers.iter().filter(votes).map(|f| f.matched).collect();
         on_disk.push(own);
         on_disk.sort_unstable_by(|a, b| b.cmp(a));
-        let majority = on_disk[if on(Mutant::P9Majority) { 0 } else { on_disk.len() / 2 }];
+        let majority = on_disk[if on(Mutant::P9Majority) { 0 } else { replicas / 2 }];
         if majority < primary.start && !on(Mutant::P16) {
             return;
         }
-        if !primary.activated {
+        if !primary.activated && !on(Mutant::P9Prior) {
             // P9, P16: with a prior nothing commits by counting; the viewleader decides.
             effects.push(Effect::ReportActivated { term: primary.term });
-            return;
+            if !on(Mutant::P16Activation) {
+                return;
+            }
         }
         if majority <= self.committed {
             return;

@@ -188,6 +188,7 @@ impl Replica {
             Standing::Member => {}
             // P3: votes for nothing.
             Standing::OutOfService(_) => return,
+            Standing::None if on(Mutant::P4Answers) || on(Mutant::P4Promise) => {}
             Standing::None => {
                 // P4: never a success.
                 let asks = matches!(

@@ -48,7 +48,7 @@ impl Takeover {
 
 /// P14: whom to collect from.
 fn collected(configuration: &Configuration) -> &[NodeId] {
-    if configuration.prior.is_empty() { &configuration.replicas } else { &configuration.prior }
+    if configuration.prior.is_empty() || on(Mutant::P14Prior) { &configuration.replicas } else { &configuration.prior }
 }
 
 impl Replica {

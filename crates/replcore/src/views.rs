@@ -23,7 +23,7 @@ impl Replica {
     fn act_on_view(&mut self, epoch: Epoch, configuration: Arc<Configuration>, effects: &mut Vec<Effect>) {
         if let Standing::OutOfService(noted) = self.standing {
             // P3: only a view after the noted epoch that names the node nowhere, or as learner alone, ends it.
-            let ends = noted.is_some_and(|noted| epoch > noted) && !configuration.votes(self.me);
+            let ends = noted.is_some_and(|noted| epoch > noted) && (!configuration.votes(self.me) || on(Mutant::P3));
             if !ends {
                 self.configuration = Some(configuration);
                 return;
@@ -36,7 +36,8 @@ impl Replica {
             // A newcomer may lack what all others hold.
             self.held_by_all = self.log.trim().seq;
         }
-        if configuration.names(self.me) {
+        let by_prior_alone = !configuration.replicas.contains(&self.me) && configuration.learner != Some(self.me);
+        if configuration.names(self.me) && !(by_prior_alone && on(Mutant::P5Prior)) {
             if self.standing == Standing::None {
                 // P4: a record is a new, empty generation; the promise is kept or higher.
                 self.promised = self.promised.max(configuration.term);
@@ -77,16 +78,20 @@ impl Replica {
     /// P4, P5: the view names this node nowhere.
     fn on_removed(&mut self, epoch: Epoch, configuration: &Configuration, effects: &mut Vec<Effect>) {
         // P5: the node has voted in a later configuration than this view knows of.
-        if Term::begun_at(epoch) < self.promised {
+        if Term::begun_at(epoch) < self.promised && !on(Mutant::P5Old) {
             return;
         }
         // P4: the promise outlives the record and rises to the term of the removing configuration.
-        self.raise(configuration.term, effects);
+        let rises_to = if on(Mutant::P4Epoch) { Term::begun_at(epoch) } else { configuration.term };
+        self.raise(rises_to, effects);
+        if on(Mutant::P4Promise) {
+            self.promised = Term(0);
+        }
         if self.standing == Standing::Member {
             self.abdicate(effects);
             self.reset(Standing::None, effects);
         }
-        if configuration.is_activated() {
+        if configuration.is_activated() || on(Mutant::P5Activated) {
             self.delete(self.generation, effects);
         }
     }

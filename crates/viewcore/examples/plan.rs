@@ -6,9 +6,9 @@
 
 use std::error::Error;
 use std::time::Instant;
+use viewcore::plan::Candidate;
 use viewcore::plan::assign::assign;
-use viewcore::plan::placement::{Holder, Move};
-use viewcore::plan::{Candidate, moves};
+use viewcore::plan::placement::{Holder, Move, moves};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());

@@ -4,10 +4,10 @@ use goldenscript::Command as Line;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::Write;
-use types::{BootNonce, ClusterId, Epoch, Incarnation, NodeId, PartitionCount, PartitionId, Term};
+use types::{BootNonce, ClusterId, Duty, Epoch, Incarnation, NodeId, PartitionCount, PartitionId, Term};
 use viewcore::{
-    Bootstrap, ClusterState, Command, Done, Effect, Event, Heartbeat, Leader, LeaderSettings, Outcome, Registration,
-    Serving, status,
+    Bootstrap, ClusterState, Command, Done, Effect, Event, Heartbeat, Leader, LeaderSettings, Operation, Outcome,
+    Registration, Serving, Step, status,
 };
 
 /// A group of one that commits at once: what the leader proposes is applied before the next line.
@@ -41,6 +41,7 @@ impl World {
             Ok(Done::Registered { node, accepted_at }) => format!("registered {node}, accepted at {accepted_at}"),
             Ok(Done::Changed(_)) => "changed".to_owned(),
             Ok(Done::Activated) => "activated".to_owned(),
+            Ok(Done::ActivatedAll(accepted)) => format!("activated {accepted:?}"),
             Ok(Done::DamageNoted(epoch)) => format!("damage noted at {epoch}"),
             Ok(Done::Operated(_)) => "operated".to_owned(),
             Err(refusal) => format!("refused ({:?}): {refusal}", refusal.code()),
@@ -70,6 +71,19 @@ impl World {
                             }
                             for (partition, replicas) in &change.placements {
                                 let _ = write!(out, " {partition}{replicas:?}");
+                            }
+                            for (partition, step) in &change.steps {
+                                let _ = match step {
+                                    Step::Fill { joins, leaves: Some(leaves) } => {
+                                        write!(out, " {partition} fills {joins} for {leaves}")
+                                    }
+                                    Step::Fill { joins, leaves: None } => write!(out, " {partition} fills {joins}"),
+                                    Step::Members(replicas) => write!(out, " {partition} becomes {replicas:?}"),
+                                    Step::GiveUp => write!(out, " {partition} gives its learner up"),
+                                };
+                            }
+                            if !change.forgotten.is_empty() {
+                                let _ = write!(out, " forgotten {:?}", change.forgotten);
                             }
                         }
                         other => {
@@ -115,7 +129,14 @@ impl World {
             let _ = writeln!(out, "{} {} accepted at {} {life}", node.id, node.incarnation, node.accepted_at);
         }
         for (partition, configuration) in self.state.configurations() {
-            let _ = writeln!(out, "{partition} {} {:?}", configuration.term, configuration.replicas);
+            let _ = write!(out, "{partition} {} {:?}", configuration.term, configuration.replicas);
+            if !configuration.prior.is_empty() {
+                let _ = write!(out, " prior {:?}", configuration.prior);
+            }
+            if let Some(learner) = configuration.learner {
+                let _ = write!(out, " learner {learner}");
+            }
+            out.push('\n');
         }
     }
 }
@@ -163,7 +184,8 @@ impl goldenscript::Runner for World {
                 while self.now_ms < until {
                     self.now_ms = (self.now_ms + 50).min(until);
                     for node in &heard {
-                        self.step(Event::Heartbeat(*node, Heartbeat::default()), &mut out);
+                        let heartbeat = Heartbeat { epoch: self.state.epoch(), ..Heartbeat::default() };
+                        self.step(Event::Heartbeat(*node, heartbeat), &mut out);
                     }
                     self.step(Event::Tick, &mut out);
                 }
@@ -182,15 +204,28 @@ impl goldenscript::Runner for World {
                 let refused = args.next_pos().ok_or("refused or open")? == "refused";
                 self.step(Event::Probed { node, refused }, &mut out);
             }
-            // serve [behind=N/N] : every primary says that it serves its partitions at their present terms.
+            // serve [behind=N/N] [filled=yes]: every primary that is alive says that it serves its partitions at their
+            // present terms, if they are activated; and that their learners have what it has.
             "serve" => {
                 let behind = list(args.take_key("behind").unwrap_or_default())?;
+                let filled = args.take_key("filled").is_some();
                 args.reject_next()?;
-                let all: Vec<_> = self.state.configurations().map(|(p, c)| (p, c.term, c.primary())).collect();
-                for (partition, term, primary) in all {
-                    let Some(primary) = primary else { continue };
-                    let serving = vec![Serving { partition, term, behind: behind.clone(), filled: None }];
-                    self.step(Event::Heartbeat(primary, Heartbeat { serving, ..Heartbeat::default() }), &mut out);
+                let all: Vec<_> = self.state.configurations().map(|(p, c)| (p, c.clone())).collect();
+                for (partition, configuration) in all {
+                    let Some(primary) = configuration.primary().filter(|node| self.state.is_alive(*node)) else {
+                        continue;
+                    };
+                    if !configuration.is_activated() {
+                        continue;
+                    }
+                    let filled = configuration.learner.filter(|_| filled);
+                    let term = configuration.term;
+                    let serving = vec![Serving { partition, term, behind: behind.clone(), filled }];
+                    let epoch = self.state.epoch();
+                    self.step(
+                        Event::Heartbeat(primary, Heartbeat { epoch, serving, ..Heartbeat::default() }),
+                        &mut out,
+                    );
                 }
             }
             // stuck PARTITION [term=N] [unreachable=N/N] [holder=N]: by its primary, at its present term unless another is given.
@@ -215,6 +250,12 @@ impl goldenscript::Runner for World {
                 let node = NodeId(args.next_pos().ok_or("no node")?.parse()?);
                 let partition = PartitionId(args.next_pos().ok_or("no partition")?.parse()?);
                 let _ = writeln!(out, "{}", self.apply(&Command::NoteDamage { node, partition }).1);
+            }
+            // drain N
+            "drain" => {
+                let node = NodeId(args.next_pos().ok_or("no node")?.parse()?);
+                let operation = Operation::SetDuty { node, duty: Duty::Draining };
+                let _ = writeln!(out, "{}", self.apply(&Command::Operate(operation)).1);
             }
             "view" => self.print_view(&mut out),
             "status" => {
@@ -275,4 +316,10 @@ fn damage() {
 #[test]
 fn balance() {
     run("balance");
+}
+
+/// Guards P18, P21: a takeover that asks the wrong members, after an order that was changed in the middle of a move.
+#[test]
+fn scenario_15() {
+    run("scenario_15");
 }

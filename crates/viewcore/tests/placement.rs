@@ -4,10 +4,10 @@
 
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use viewcore::plan::Candidate;
 use viewcore::plan::assign::assign;
-use viewcore::plan::placement::{Holder, Move};
+use viewcore::plan::placement::{Holder, Move, moves};
 use viewcore::plan::shares::{fill, shares};
-use viewcore::plan::{Candidate, moves};
 
 type Map = Vec<Vec<usize>>;
 

@@ -9,7 +9,7 @@ use viewcore::plan::assign::assign;
 use viewcore::plan::primaries::{balanced, first_choice};
 use viewcore::plan::shares::shares;
 use viewcore::plan::{self, Candidate};
-use viewcore::{Bootstrap, Cause, Change, ClusterState, Command, Registration};
+use viewcore::{Bootstrap, Cause, Change, ClusterState, Command, Heartbeat, Observed, Registration, Serving};
 
 fn bootstrap(partitions: u32, replication: u8, expected_nodes: u32) -> Command {
     Command::Bootstrap(Bootstrap {
@@ -53,9 +53,41 @@ fn nodes(most: u64) -> impl Strategy<Value = BTreeSet<NodeId>> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Fail { dead: BTreeSet<NodeId>, alive: BTreeSet<NodeId>, avoid: BTreeSet<NodeId> },
-    Stuck { partition: u32, unreachable: BTreeSet<NodeId> },
-    Register { node: u64, incarnation: u64, nonce: u64 },
+    Fail {
+        dead: BTreeSet<NodeId>,
+        alive: BTreeSet<NodeId>,
+        avoid: BTreeSet<NodeId>,
+    },
+    Stuck {
+        partition: u32,
+        unreachable: BTreeSet<NodeId>,
+    },
+    Register {
+        node: u64,
+        incarnation: u64,
+        nonce: u64,
+    },
+    /// A step of members that change, with one node coming and one going; and the activation of the present term.
+    Fill {
+        partition: u32,
+        joins: u64,
+        leaves: usize,
+    },
+    Members {
+        partition: u32,
+        first: usize,
+        leaves: usize,
+    },
+    Return {
+        partition: u32,
+        first: usize,
+    },
+    GiveUp {
+        partition: u32,
+    },
+    Activate {
+        partition: u32,
+    },
     Command(Command),
 }
 
@@ -79,7 +111,53 @@ fn steps() -> impl Strategy<Value = Step> {
         (0u64..7, 0u32..5)
             .prop_map(|(n, p)| Step::Command(Command::NoteDamage { node: NodeId(n), partition: PartitionId(p) })),
         wild.prop_map(Step::Command),
+        (0u32..4, 1u64..6, 0usize..4).prop_map(|(partition, joins, leaves)| Step::Fill { partition, joins, leaves }),
+        (0u32..4, 0usize..4, 0usize..4).prop_map(|(partition, first, leaves)| Step::Members {
+            partition,
+            first,
+            leaves
+        }),
+        (0u32..4, 0usize..4).prop_map(|(partition, first)| Step::Return { partition, first }),
+        (0u32..4).prop_map(|partition| Step::GiveUp { partition }),
+        (0u32..4).prop_map(|partition| Step::Activate { partition }),
     ]
+}
+
+/// A change of one partition's members, whether or not it will be accepted.
+fn members_step(step: &Step, state: &ClusterState) -> Option<Command> {
+    let view = state.view()?;
+    let (Step::Fill { partition, .. }
+    | Step::Members { partition, .. }
+    | Step::Return { partition, .. }
+    | Step::GiveUp { partition }
+    | Step::Activate { partition }) = step
+    else {
+        return None;
+    };
+    let partition = PartitionId(*partition);
+    let present = view.configuration(partition)?;
+    let rotated = |mut members: Vec<NodeId>, first: usize| {
+        let first = first % members.len().max(1);
+        members.rotate_left(first);
+        members
+    };
+    let taken = match step {
+        Step::Fill { joins, leaves, .. } => {
+            viewcore::Step::Fill { joins: NodeId(*joins), leaves: present.replicas.get(*leaves).copied() }
+        }
+        Step::Members { first, leaves, .. } => {
+            let leaves = present.replicas.get(*leaves).copied();
+            let mut members = present.replicas.clone();
+            members.retain(|node| Some(*node) != leaves);
+            members.extend(present.learner);
+            viewcore::Step::Members(rotated(members, *first))
+        }
+        Step::Return { first, .. } => viewcore::Step::Members(rotated(present.prior.clone(), *first)),
+        Step::GiveUp { .. } => viewcore::Step::GiveUp,
+        _ => return Some(Command::Activated { partition, term: present.term }),
+    };
+    let steps = vec![(partition, taken)];
+    Some(Command::Change(Change { steps, ..Change::new(view.epoch, Cause::Rebalance) }))
 }
 
 fn command(step: &Step, state: &ClusterState) -> Option<Command> {
@@ -94,17 +172,33 @@ fn command(step: &Step, state: &ClusterState) -> Option<Command> {
         }
         Step::Register { node, incarnation, nonce } => Some(Command::Register(register(*node, *incarnation, *nonce))),
         Step::Command(command) => Some(command.clone()),
+        other => members_step(other, state),
     }
 }
 
+/// Every partition is served by its primary, and nobody is behind.
+fn all_serve(state: &ClusterState) -> Observed {
+    let mut observed = Observed::default();
+    for (partition, configuration) in state.configurations() {
+        let serving = Serving { partition, term: configuration.term, behind: BTreeSet::new(), filled: None };
+        let heartbeat = Heartbeat { serving: vec![serving], ..Heartbeat::default() };
+        observed.heartbeat(configuration.primary().unwrap(), &heartbeat);
+    }
+    observed
+}
+
 proptest! {
-    /// Guards P18: a term that falls or names two primaries, a change of members by way of a change of order, an epoch
-    /// that skips, a delta that loses something, a refusal that changes something, a panic on nonsense.
+    /// Guards P18: a term that falls or names two primaries, a change of members by way of a change of order, a `prior`
+    /// that is lost or is not what was activated last, an epoch that skips, a delta that loses something, a refusal that
+    /// changes something, a panic on nonsense.
     #[test]
     fn every_sequence_of_commands_keeps_the_rules(steps in proptest::collection::vec(steps(), 1..60)) {
         let mut state = cluster(4, 3, 4);
         let mut primaries: BTreeMap<(PartitionId, Term), NodeId> = BTreeMap::new();
         let mut followed: View = View::clone(state.view().unwrap());
+        let members = |replicas: &[NodeId]| replicas.iter().copied().collect::<BTreeSet<_>>();
+        let mut activated: BTreeMap<PartitionId, BTreeSet<NodeId>> =
+            state.configurations().map(|(partition, now)| (partition, members(&now.replicas))).collect();
         for step in &steps {
             let Some(command) = command(step, &state) else { continue };
             let before = state.clone();
@@ -118,8 +212,17 @@ proptest! {
                 let former = old.configuration(partition).unwrap();
                 let primary = configuration.primary().unwrap();
                 prop_assert_eq!(*primaries.entry((partition, configuration.term)).or_insert(primary), primary);
-                let members = |replicas: &[NodeId]| replicas.iter().copied().collect::<BTreeSet<_>>();
-                prop_assert_eq!(members(&configuration.replicas), members(&former.replicas));
+                let now = members(&configuration.replicas);
+                let stepped = matches!(&command, Command::Change(change) if !change.steps.is_empty());
+                prop_assert!(stepped || now == members(&former.replicas), "{:?}", command);
+                if configuration.is_activated() {
+                    let before = activated.insert(partition, now.clone()).unwrap();
+                    let says_so = matches!(command, Command::Activated { .. });
+                    prop_assert!(says_so || before == now, "{:?} activates {:?}", command, configuration);
+                } else {
+                    prop_assert_eq!(members(&configuration.prior), activated[&partition].clone());
+                    prop_assert!(now != activated[&partition], "{:?}: a prior of the same members", command);
+                }
                 prop_assert_eq!(members(&configuration.replicas).len(), configuration.replicas.len());
                 if configuration.replicas != former.replicas {
                     prop_assert!(configuration.term > former.term);
@@ -133,11 +236,12 @@ proptest! {
     }
 
     /// Guards against a plan that is refused when it is applied at once, and against a partition left with a primary
-    /// that is dead while a majority lives.
+    /// that is dead while a majority lives, or serves and is to be avoided.
     #[test]
     fn failover_leaves_no_partition_behind(count in 2u64..9, dead in nodes(8), avoid in nodes(8)) {
         let mut state = cluster(64, 3, count);
-        if let Some(change) = plan::failover(&state, &Observed::default(), &dead, &BTreeSet::new(), &avoid) {
+        let observed = all_serve(&state);
+        if let Some(change) = plan::failover(&state, &observed, &dead, &BTreeSet::new(), &avoid) {
             state.apply(&Command::Change(change)).unwrap();
         }
         for (partition, configuration) in state.configurations() {
@@ -150,7 +254,7 @@ proptest! {
             let unavoided = |node: &NodeId| state.is_alive(*node) && !avoid.contains(node);
             prop_assert!(!configuration.replicas.iter().any(unavoided) || unavoided(&primary));
         }
-        let again = plan::failover(&state, &Observed::default(), &dead, &BTreeSet::new(), &avoid);
+        let again = plan::failover(&state, &observed, &dead, &BTreeSet::new(), &avoid);
         prop_assert_eq!(again, None, "a second change finds nothing to do");
     }
 

@@ -12,8 +12,8 @@ use types::{Configuration, NodeId, PartitionId};
 ///
 /// Only usable replicas (alive, in service) are chosen, those last known to be behind and those to be avoided last; among
 /// them the node that leads the least for its weight, then the next in order. A primary that is merely to be avoided is
-/// moved once it serves: before, nobody can tell who else has its log. A partition without a usable majority keeps its primary: no other could
-/// finish a takeover (P14), and the nodes of a whole cluster come back one by one.
+/// moved once it serves: before, nobody can tell who else has its log. A partition without a usable majority keeps its
+/// primary: no other could finish a takeover (P14), and the nodes of a whole cluster come back one by one.
 pub fn failover(
     state: &ClusterState,
     observed: &Observed,

@@ -4,22 +4,32 @@ use super::{Bench, Outcome};
 use goldenscript::Context;
 use replcore::{Event, Proposal};
 use std::str::FromStr;
-use types::{Condition, Mutation, MutationKind, NodeId, RequestId, Stamp};
+use types::{Condition, Configuration, Epoch, Mutation, MutationKind, NodeId, RequestId, Stamp, Term};
 
 /// Nodes are numbers; a link is `FROM-TO`, and a node stands for all its links.
 #[derive(goldenscript::Command)]
 pub(crate) enum Command {
-    /// Begins with so many nodes, their disks empty; `message_bytes=1` sends every entry alone.
+    /// Begins with so many nodes, their disks empty; `message_bytes=1` sends every entry alone, `chunk_bytes=1` every
+    /// record of a snapshot, and with `log_bytes=0` no log is kept for who is away.
     Cluster {
         nodes: u64,
         #[arg(key)]
         message_bytes: Option<usize>,
+        #[arg(key)]
+        chunk_bytes: Option<usize>,
+        #[arg(key)]
+        log_bytes: Option<usize>,
     },
-    /// The view of this epoch has this order: `view 2 order=1-2-3 to=1-2`. Its term is the epoch unless told.
+    /// The view of this epoch has this order: `view 5 order=1-2-4 prior=1-2-3 learner=5 to=1-2`. Its term is the epoch
+    /// unless told, and everybody whom it names learns it.
     View {
         epoch: u64,
         #[arg(key)]
         order: Numbers,
+        #[arg(key)]
+        prior: Option<Numbers>,
+        #[arg(key)]
+        learner: Option<u64>,
         #[arg(key)]
         to: Option<Numbers>,
         #[arg(key)]
@@ -56,6 +66,10 @@ pub(crate) enum Command {
     Newest(Target),
     /// Delivers the oldest message of a link, and keeps it under way.
     Repeat(Target),
+    /// What is under way on these links stays there until `release`, and others overtake it.
+    Delay(Vec<Target>),
+    /// What was delayed can be delivered.
+    Release,
     /// Loses what is under way on these links.
     Drop(Vec<Target>),
     /// From now on, what is sent on these links is lost; all links of the nodes named.
@@ -78,6 +92,21 @@ pub(crate) enum Command {
         #[arg(key)]
         accepted: u64,
     },
+    /// The viewleader's answer to what this node reported of this term; `no` refuses it.
+    Activated {
+        node: u64,
+        term: u64,
+        #[arg(optional)]
+        answer: String,
+    },
+    /// The state of this node can't be read any more.
+    Damage { node: u64 },
+    /// The viewleader has noted this node's damage at this epoch.
+    Noted { node: u64, epoch: u64 },
+    /// What the states of these nodes are to read, install or delete waits for `work`.
+    Busy(Vec<u64>),
+    /// The states of these nodes do what waits.
+    Work(Vec<u64>),
     /// Ticks.
     Tick {
         node: u64,
@@ -92,9 +121,17 @@ pub(crate) enum Command {
     Checkpoint(Vec<u64>),
     /// Shows logs.
     Log(Vec<u64>),
+    /// Shows what lies in the states, of each generation.
+    State(Vec<u64>),
 }
 
 pub(crate) struct Numbers(Vec<u64>);
+
+impl Numbers {
+    fn ids(&self) -> Vec<NodeId> {
+        self.0.iter().copied().map(NodeId).collect()
+    }
+}
 
 impl FromStr for Numbers {
     type Err = std::num::ParseIntError;
@@ -128,13 +165,42 @@ impl goldenscript::Runner for Bench {
     fn run(&mut self, command: &Command, _: &Context) -> Outcome {
         let mut out = String::new();
         match command {
-            Command::Cluster { nodes, message_bytes } => {
-                self.settings.message_bytes_max = message_bytes.unwrap_or(self.settings.message_bytes_max);
+            Command::Cluster { nodes, message_bytes, chunk_bytes, log_bytes } => {
+                let settings = &mut self.settings;
+                settings.message_bytes_max = message_bytes.unwrap_or(settings.message_bytes_max);
+                settings.chunk_bytes_max = chunk_bytes.unwrap_or(settings.chunk_bytes_max);
+                settings.log_bytes_max = log_bytes.unwrap_or(settings.log_bytes_max);
                 return self.cluster(*nodes);
             }
-            Command::View { epoch, order, to, term } => {
-                let to = to.as_ref().unwrap_or(order);
-                self.view(*epoch, term.unwrap_or(*epoch), &order.0, &to.0, &mut out)?;
+            Command::View { epoch, order, prior, learner, to, term } => {
+                let configuration = Configuration {
+                    term: Term(term.unwrap_or(*epoch)),
+                    replicas: order.ids(),
+                    learner: learner.map(NodeId),
+                    prior: prior.as_ref().map(Numbers::ids).unwrap_or_default(),
+                };
+                let mut named = order.0.clone();
+                named.extend(prior.iter().flat_map(|prior| &prior.0).chain(learner).filter(|n| !order.0.contains(n)));
+                let to = to.as_ref().map_or(named, |to| to.0.clone());
+                self.view(*epoch, configuration, &to, &mut out)?;
+            }
+            Command::Activated { node, term, answer } => {
+                let accepted = answer != "no";
+                self.step(*node, Event::ActivationAnswered { term: Term(*term), accepted }, &mut out)?;
+            }
+            Command::Damage { node } => self.step(*node, Event::Damaged, &mut out)?,
+            Command::Noted { node, epoch } => {
+                self.step(*node, Event::DamageNoted { epoch: Epoch(*epoch) }, &mut out)?;
+            }
+            Command::Busy(nodes) => {
+                for node in nodes {
+                    self.node(*node)?.busy = true;
+                }
+            }
+            Command::Work(nodes) => {
+                for node in nodes {
+                    self.work(*node, &mut out)?;
+                }
             }
             Command::Put { node, key, value, id, condition, stamp, forget } => {
                 let condition = match condition.as_deref() {
@@ -168,6 +234,12 @@ impl goldenscript::Runner for Bench {
                 }
                 self.arrive(mail, &mut out)?;
             }
+            Command::Delay(targets) => {
+                let links: Vec<_> = targets.iter().flat_map(|target| self.links(*target)).collect();
+                let slow = self.mail.extract_if(.., |_, mail| links.contains(&(mail.from, mail.to)));
+                self.delayed.extend(slow);
+            }
+            Command::Release => self.mail.append(&mut self.delayed),
             Command::Drop(targets) => {
                 for target in targets {
                     let links = self.links(*target);
@@ -212,6 +284,11 @@ impl goldenscript::Runner for Bench {
             Command::Log(nodes) => {
                 for node in nodes {
                     self.show_log(*node, &mut out)?;
+                }
+            }
+            Command::State(nodes) => {
+                for node in nodes {
+                    self.show_state(*node, &mut out)?;
                 }
             }
         }

@@ -3,15 +3,16 @@
 
 mod commands;
 mod show;
+mod state;
 
 use replcore::{
-    Effect, Event, Message, PersistIndex, PersistRecord, Proposal, Recovery, Replica, Settings, State, StateDamaged,
-    Token,
+    Effect, Event, Message, PersistIndex, PersistRecord, Proposal, Recovery, Replica, Settings, Standing, Token,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use state::{Job, States};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
-use types::{Configuration, EntryId, Epoch, Generation, NodeId, PartitionId, Record, RecordKey, RecordKind, Seq, Term};
+use types::{Configuration, Epoch, NodeId, PartitionId, Seq};
 
 const PARTITION: PartitionId = PartitionId(0);
 
@@ -19,6 +20,8 @@ pub(crate) struct Bench {
     settings: Settings,
     nodes: BTreeMap<u64, Node>,
     mail: BTreeMap<u64, Mail>,
+    /// Messages that take longer than others.
+    delayed: BTreeMap<u64, Mail>,
     messages: u64,
     /// Directed links whose messages are lost when they are sent.
     cut: BTreeSet<(u64, u64)>,
@@ -33,26 +36,18 @@ struct Mail {
     message: Message,
 }
 
+#[derive(Default)]
 struct Node {
     replica: Option<Replica>,
-    state: Memory,
+    states: States,
     /// Records in the log, and how many of them are synced.
     log: Vec<(PersistIndex, PersistRecord)>,
     synced: usize,
     /// Records wait for `sync` instead of being synced at once.
     slow: bool,
-}
-
-#[derive(Default, Clone)]
-struct Memory {
-    applied: EntryId,
-    records: BTreeMap<RecordKey, Record>,
-}
-
-impl State for Memory {
-    fn get(&self, _: Generation, key: &RecordKey) -> Result<Option<Record>, StateDamaged> {
-        Ok(self.records.get(key).cloned())
-    }
+    /// What the state is to do waits for `work` instead of being done at once.
+    busy: bool,
+    jobs: VecDeque<Job>,
 }
 
 impl Default for Bench {
@@ -61,6 +56,7 @@ impl Default for Bench {
             settings: Settings { resend_ticks: 2, stuck_ticks: 4, ..Settings::default() },
             nodes: BTreeMap::new(),
             mail: BTreeMap::new(),
+            delayed: BTreeMap::new(),
             messages: 0,
             cut: BTreeSet::new(),
             tokens: 0,
@@ -81,8 +77,7 @@ impl Bench {
 
     fn cluster(&mut self, nodes: u64) -> Outcome {
         for n in 1..=nodes {
-            self.nodes
-                .insert(n, Node { replica: None, state: Memory::default(), log: Vec::new(), synced: 0, slow: false });
+            self.nodes.insert(n, Node::default());
             self.start(n, 1)?;
         }
         Ok(String::new())
@@ -96,9 +91,10 @@ impl Bench {
         for (_, record) in &it.log {
             recovery.replay(record.clone())?;
         }
-        let requests = it.state.records.iter().filter(|(key, _)| key.kind == RecordKind::Requests);
-        let requests = requests.map(|(key, record)| (key.name.clone(), record.value.clone())).collect();
-        let recovered = recovery.finish(it.state.applied, requests)?;
+        // P5: what a crash left of generations that have ended, or never began, goes.
+        let generation = recovery.base().generation;
+        it.states.retain(generation);
+        let recovered = recovery.finish(it.states.applied(generation), it.states.requests(generation))?;
         it.replica = Some(Replica::new(NodeId(node), PARTITION, Epoch(accepted_at), settings, recovered)?);
         Ok(String::new())
     }
@@ -112,23 +108,28 @@ impl Bench {
         }
         it.log.truncate(it.log.len() - lose);
         it.synced = it.log.len();
+        it.jobs.clear();
         it.replica = None;
         Ok(String::new())
     }
 
     /// One event, then a flush, with everything that follows on this node.
     fn step(&mut self, node: u64, event: Event, out: &mut String) -> Result<(), String> {
-        let mut events = std::collections::VecDeque::from([event, Event::Flush]);
+        let mut events = VecDeque::from([event, Event::Flush]);
         while let Some(event) = events.pop_front() {
             let it = self.node(node)?;
             let Some(replica) = &mut it.replica else { return Ok(()) };
             let mut effects = Vec::new();
-            replica.step(event, &it.state, &mut effects);
+            replica.step(event, &it.states, &mut effects);
             let mut written = false;
             for effect in effects {
+                let it = self.node(node)?;
                 if let Effect::Persist { index, record } = &effect {
-                    self.node(node)?.log.push((*index, record.clone()));
+                    it.log.push((*index, record.clone()));
                     written = true;
+                }
+                if let Some(job) = Job::of(&effect) {
+                    it.jobs.push_back(job);
                 }
                 self.show_effect(node, effect, out);
             }
@@ -136,6 +137,24 @@ impl Bench {
             if written && !it.slow {
                 events.extend(it.sync().map(|through| Event::Persisted { through }));
                 events.push_back(Event::Flush);
+            }
+            if events.is_empty() && !it.busy {
+                while let Some(job) = it.jobs.pop_front() {
+                    events.extend(it.states.carry_out(job));
+                }
+                if !events.is_empty() {
+                    events.push_back(Event::Flush);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The state does what waits.
+    fn work(&mut self, node: u64, out: &mut String) -> Result<(), String> {
+        for job in std::mem::take(&mut self.node(node)?.jobs) {
+            if let Some(event) = self.node(node)?.states.carry_out(job) {
+                self.step(node, event, out)?;
             }
         }
         Ok(())
@@ -186,9 +205,8 @@ impl Bench {
         }
     }
 
-    fn view(&mut self, epoch: u64, term: u64, order: &[u64], to: &[u64], out: &mut String) -> Result<(), String> {
-        let replicas: Vec<NodeId> = order.iter().map(|n| NodeId(*n)).collect();
-        let configuration = Arc::new(Configuration { term: Term(term), replicas, ..Configuration::default() });
+    fn view(&mut self, epoch: u64, configuration: Configuration, to: &[u64], out: &mut String) -> Result<(), String> {
+        let configuration = Arc::new(configuration);
         for node in to {
             self.step(*node, Event::View { epoch: Epoch(epoch), configuration: configuration.clone() }, out)?;
         }
@@ -214,24 +232,28 @@ impl Bench {
     fn apply(&mut self, node: u64, out: &mut String) -> Result<(), String> {
         while let Some(apply) = self.replica(node)?.take_apply() {
             let _ = writeln!(out, "n{node} applies through {:?}", apply.through);
-            let state = &mut self.node(node)?.state;
-            for (key, value, seq) in apply.changes {
-                match value {
-                    Some(value) => drop(state.records.insert(key, Record { seq, value })),
-                    None => drop(state.records.remove(&key)),
-                }
-            }
-            state.applied = apply.through;
             let applied = Event::Applied { generation: apply.generation, through: apply.through };
+            self.node(node)?.states.apply(apply);
             self.step(node, applied, out)?;
         }
         Ok(())
     }
 
     fn checkpoint(&mut self, node: u64, out: &mut String) -> Result<(), String> {
-        let through = self.node(node)?.state.applied.seq;
         let generation = self.replica(node)?.base().generation;
+        let through = self.node(node)?.states.applied(generation).seq;
         self.step(node, Event::Checkpointed { generation, through }, out)
+    }
+
+    fn show_state(&mut self, node: u64, out: &mut String) -> Result<(), String> {
+        let base = self.replica(node)?.base();
+        let holds = match base.standing {
+            Standing::Member => format!("is a member with {}", base.generation),
+            Standing::None => "has no record".into(),
+            Standing::OutOfService(_) => "is out of service".into(),
+        };
+        let _ = writeln!(out, "n{node} {holds}; states: {}", self.node(node)?.states.show());
+        Ok(())
     }
 
     fn show_log(&mut self, node: u64, out: &mut String) -> Result<(), String> {

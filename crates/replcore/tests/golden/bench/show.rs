@@ -1,7 +1,7 @@
 //! Messages, effects and entries as a script shows them.
 
-use replcore::{Answer, Body, Effect, Message, PersistRecord};
-use types::{Batch, Entry, RecordKind};
+use replcore::{Answer, Body, Effect, Message, PersistRecord, Standing};
+use types::{Batch, Entry, Record, RecordKey, RecordKind};
 
 pub(crate) fn message(message: &Message) -> String {
     let Message { term, body } = message;
@@ -17,6 +17,13 @@ pub(crate) fn message(message: &Message) -> String {
         Body::Sealed { last, committed } => format!("sealed, last {last:?}, committed {committed}"),
         Body::Fetch { after, last } => format!("fetch after {after} to {last:?}"),
         Body::Fetched { prev, entries: sent, last } => format!("fetched {} after {prev:?} of {last:?}", entries(sent)),
+        Body::Chunk(chunk) => {
+            let records: Vec<_> = chunk.records.iter().map(|(key, record)| self::record(key, record)).collect();
+            let end = chunk.settled.map(|seq| format!(", the last, exact from {seq}")).unwrap_or_default();
+            let (snapshot, number, start) = (chunk.snapshot.0, chunk.number, chunk.start);
+            format!("snapshot {snapshot} of {start:?}, part {number} [{}]{end}", records.join(", "))
+        }
+        Body::ChunkTaken { snapshot, next } => format!("has snapshot {} before part {next}", snapshot.0),
         Body::Confirm { nonce } => format!("confirm round {nonce}"),
         Body::Confirmed { nonce } => format!("confirmed round {nonce}"),
     };
@@ -40,10 +47,22 @@ pub(crate) fn entry(entry: &Entry) -> String {
     text
 }
 
+/// A record as the state holds it.
+pub(crate) fn record(key: &RecordKey, record: &Record) -> String {
+    match key.kind {
+        RecordKind::User => format!("{}={}@{}", key.name.escape_ascii(), record.value.escape_ascii(), record.seq),
+        RecordKind::Requests if key.name.is_empty() => "what is forgotten".into(),
+        RecordKind::Requests => "requests".into(),
+    }
+}
+
 pub(crate) fn effect(effect: &Effect) -> String {
     match effect {
         Effect::Persist { record, .. } => match record {
             PersistRecord::Base(base) => format!("writes its base, promised {}", base.promised),
+            PersistRecord::Reset(base) if base.standing == Standing::None => {
+                format!("ends its record with {}, promised {}", base.generation, base.promised)
+            }
             PersistRecord::Reset(base) => format!("writes a new {}, promised {}", base.generation, base.promised),
             PersistRecord::Promise(term) => format!("writes the promise {term}"),
             PersistRecord::Append { entries: written, .. } => format!("writes {}", entries(written)),
@@ -56,7 +75,18 @@ pub(crate) fn effect(effect: &Effect) -> String {
         }
         Effect::ReportStuck { term, holder: Some(holder), .. } => format!("is stuck in {term}, {holder} has its log"),
         Effect::WantView => "asks for the newest view".into(),
-        other => format!("{other:?}"),
+        Effect::ReportActivated { term } => format!("reports that {term} is ready to be activated"),
+        Effect::ReportDamaged => "reports its damage".into(),
+        Effect::ReadState { to, generation, after, .. } => {
+            let after = after.as_ref().map_or("the beginning".into(), |key| key.name.escape_ascii().to_string());
+            format!("reads {generation} after {after} for {to}")
+        }
+        Effect::Install { generation, number, start, .. } => {
+            let end = start.map(|start| format!(", the last of {start:?}")).unwrap_or_default();
+            format!("installs part {number} in {generation}{end}")
+        }
+        Effect::DeleteData { generation } => format!("deletes {generation}"),
+        Effect::Send { .. } => unreachable!("messages are shown with their link"),
     }
 }
 
