@@ -60,7 +60,10 @@ impl Operator {
         let context = format!("dhtctl {line}: {:?}: {said}", output.status);
         ensure!(output.status.code() == Some(code), "expected code {code} of {context}");
         ensure!(output.stdout.is_empty() && said.lines().count() == 1, "one line is expected of {context}");
-        words.iter().try_for_each(|word| Ok(ensure!(said.contains(word), "{word:?} is missing in {context}")))
+        for word in words {
+            ensure!(said.contains(word), "{word:?} is missing in {context}");
+        }
+        Ok(())
     }
 
     fn node_at(&self, address: &str) -> Result<Option<Value>> {
@@ -130,6 +133,7 @@ async fn come_and_go(playground: &Playground) -> Result<()> {
         ensure!(found.is_some_and(|found| found.value == vec![key as u8; 100]), "key-{key} is gone");
     }
     ensure!(operator.json("recover")?["recovered"] == Value::Array(vec![]), "nothing was lost");
+    operator.refused("recover --partition 256", USAGE, &["p256", "256 partitions"])?;
     Ok(())
 }
 
@@ -155,20 +159,15 @@ async fn recover(playground: &Playground) -> Result<()> {
         Ok(stranded == Some(256))
     })?;
 
-    operator
-        .command("recover")
-        .output()
-        .map_err(Into::into)
-        .and_then(|output| {
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            ensure!(output.status.code() == Some(USAGE), "{said}");
-            ensure!(
-                said.contains("may be lost") && said.contains("recover 256 partitions") && said.contains("--yes"),
-                "{said}"
-            );
-            Ok(())
-        })
-        .context("nobody is there to confirm")?;
+    let unconfirmed = operator.command("recover").output()?;
+    let said = String::from_utf8_lossy(&unconfirmed.stderr);
+    ensure!(unconfirmed.status.code() == Some(USAGE), "nobody is there to confirm: {said}");
+    for word in ["may be lost", "recover 256 partitions", "--yes"] {
+        ensure!(said.contains(word), "{word:?} is missing in {said}");
+    }
+    let snapshot = operator.command("rebalance status").output()?;
+    let snapshot = String::from_utf8_lossy(&snapshot.stdout);
+    ensure!(!snapshot.contains("Complete") && snapshot.contains("dhtctl recover"), "{snapshot}");
     let one = operator.json("recover --partition p7 --yes")?;
     ensure!(one["recovered"].as_array().map(Vec::len) == Some(1) && one["recovered"][0]["partition"] == 7, "{one}");
     let all = operator.json("recover --yes")?;

@@ -38,6 +38,14 @@ struct Recovery {
 
 pub(crate) async fn run(globals: &Globals, flags: &RecoverFlags) -> Result<Exit, Failure> {
     let operator = Operator::new(globals, &flags.cluster)?;
+    if let Some(highest) = flags.partitions.iter().max() {
+        let count = operator.view().await?.partition_count.get();
+        if highest.0 >= count {
+            return Err(Failure::usage(format!(
+                "there is no {highest}: the cluster has {count} partitions, from p0 on"
+            )));
+        }
+    }
     let mut on = Vec::new();
     for name in &flags.on {
         on.push(operator.node(name).await?);

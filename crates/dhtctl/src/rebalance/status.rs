@@ -80,8 +80,10 @@ pub(super) fn copied_bytes(moves: &Moves) -> u64 {
 /// One word for the whole.
 fn word(moves: &Moves) -> &'static str {
     let blocked = moves.underway.iter().filter(|moving| moving.blocked.is_some()).count();
-    if moves.complete {
+    if moves.complete && moves.stranded.is_empty() {
         "complete"
+    } else if moves.complete {
+        "stranded"
     } else if blocked > 0 && blocked == moves.underway.len() {
         "blocked"
     } else if moves.paused && moves.underway.is_empty() && !moves.planned.is_empty() {
@@ -102,6 +104,7 @@ fn headline(moves: &Moves) -> String {
     );
     match word(moves) {
         "complete" => "Complete: every partition is where it should be, and nothing is left over".to_owned(),
+        "stranded" => "nothing moves, and partitions are without a majority".to_owned(),
         "clearing" => "everything is where it should be; what is left over is being deleted".to_owned(),
         word => format!("{word}: {amounts}"),
     }
@@ -278,6 +281,7 @@ sent to fill others, since each was started: n1 5.0 MiB"
         let stranded =
             Stranded { partition: PartitionId(3), members: vec![], survivors: vec![], primary_survives: false };
         let lost = text(&Moves { complete: true, stranded: vec![stranded], ..Moves::default() });
+        assert!(!lost.contains("Complete"), "{lost}");
         assert!(lost.contains("WITHOUT A MAJORITY: 1 partition (p3)") && lost.contains("dhtctl recover"), "{lost}");
         let paused = Moves { paused: true, underway: vec![], ..moves() };
         assert_eq!(word(&paused), "paused");
