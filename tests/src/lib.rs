@@ -3,6 +3,7 @@
 
 pub mod load;
 pub mod playground;
+pub mod storage_node;
 
 pub use load::Load;
 pub use playground::{Playground, Process, Role};

@@ -132,9 +132,7 @@ impl From<&Operation> for v1::OperateRequest {
     fn from(operation: &Operation) -> Self {
         let operation = match operation {
             Operation::SetDuty { node, duty } => Wanted::SetDuty(v1::SetDuty { node: node.0, duty: duty.number() }),
-            Operation::SetWeight { node, weight } => {
-                Wanted::SetWeight(v1::SetWeight { node: node.0, weight: *weight })
-            }
+            Operation::SetWeight { node, weight } => Wanted::SetWeight(v1::SetWeight { node: node.0, weight: *weight }),
             Operation::Configure(configure) => Wanted::Configure(v1::Configure {
                 replication: configure.replication.map(u32::from),
                 replace_after_ms: configure.replace_after_ms,

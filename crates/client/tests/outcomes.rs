@@ -292,3 +292,16 @@ async fn one_send_is_one_attempt() {
     let unanswered = streams.send(&nobody(), request, LONG).answer().await.unwrap_err();
     assert!(!unanswered.may_have_arrived);
 }
+
+/// Guards against a refusal that is taken for one viewleader's trouble: asked on, it would end as "unavailable", without
+/// its code.
+#[tokio::test]
+async fn an_operation_that_is_refused_is_answered() {
+    let (views, _) = watch::channel(view(7, &[(1, "127.0.0.1:1")]));
+    let leader = leader(&views);
+    let leaders = client::Leaders::new(&[nobody(), leader.address.clone()]).unwrap();
+    let refusal = Error::NotDone { code: ErrorCode::Refused, message: "too few nodes".to_owned() };
+    assert_eq!(leaders.operate(&client::Operation::PauseMoves).await, Err(refusal.clone()));
+    assert_eq!(leaders.moves(Some(&client::Operation::PauseMoves)).await, Err(refusal));
+    assert_eq!(leaders.moves(None).await.unwrap().epoch.0, 7);
+}

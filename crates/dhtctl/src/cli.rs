@@ -5,8 +5,12 @@ use crate::cluster::{PartitionsFlags, RouteFlags};
 use crate::completion::CompletionFlags;
 use crate::keys::{DelrFlags, GetrFlags, SetrFlags};
 use crate::leaders::LeadersFlags;
+use crate::node::NodeAction;
 use crate::output::Format;
 use crate::playground::PlaygroundFlags;
+use crate::rebalance::RebalanceAction;
+use crate::recover::RecoverFlags;
+use crate::settings::ClusterAction;
 use clap::{Args, Parser, Subcommand};
 use client::{Client, Options};
 use daemon::Failure;
@@ -85,6 +89,17 @@ pub(crate) enum Command {
     Leaders(LeadersFlags),
     /// Print the storage nodes, with what each holds.
     Nodes(ClusterFlags),
+    /// Let a storage node leave, rest or return, or change its share.
+    #[command(subcommand)]
+    Node(NodeAction),
+    /// Print or change the settings of the whole cluster.
+    #[command(subcommand)]
+    Cluster(ClusterAction),
+    /// Print what moves or would move between storage nodes; pause, resume or abort it.
+    #[command(subcommand)]
+    Rebalance(RebalanceAction),
+    /// Let partitions that lost their majority go on with what is left of them.
+    Recover(RecoverFlags),
     /// Print who replicates each partition.
     Partitions(PartitionsFlags),
     /// Print where a key lives.
@@ -128,6 +143,34 @@ mod tests {
         assert_eq!((flags.leaders, flags.storage), (5, 4));
     }
 
+    /// Guards against operators' commands that don't take what the manual writes.
+    #[test]
+    fn operators_commands() {
+        for line in [
+            "dhtctl node drain n3 --dry-run",
+            "dhtctl node drain 127.0.0.1:38000 --wait --leaders a:1",
+            "dhtctl node remove 3",
+            "dhtctl node cordon n3",
+            "dhtctl node uncordon n3",
+            "dhtctl node weight n3 200",
+            "dhtctl cluster show --output json",
+            "dhtctl cluster set replication 5 --leaders a:1",
+            "dhtctl cluster set replace-after 10m",
+            "dhtctl cluster set rebalance-rate 64MiB",
+            "dhtctl cluster set rebalance-rate 0",
+            "dhtctl cluster set moves-per-node 4",
+            "dhtctl rebalance plan",
+            "dhtctl rebalance plan --weight n3=50",
+            "dhtctl rebalance status --watch",
+            "dhtctl rebalance abort",
+            "dhtctl recover --partition 3 p4 --partition 5 --yes --on n1 --on n2",
+        ] {
+            if let Err(failure) = parse(line) {
+                panic!("{line}: {failure}");
+            }
+        }
+    }
+
     /// Guards against usage errors that come with another code, or in several lines.
     #[test]
     fn usage_errors_are_one_line_and_exit_with_two() {
@@ -145,6 +188,18 @@ mod tests {
             "dhtctl bench push",
             "dhtctl leaders remove",
             "dhtctl leaders add x:1",
+            "dhtctl node drain",
+            "dhtctl node drain n0",
+            "dhtctl node drain bob",
+            "dhtctl node weight n1",
+            "dhtctl node weight n1 0",
+            "dhtctl cluster set replication 0",
+            "dhtctl cluster set replication 10",
+            "dhtctl cluster set replace-after soon",
+            "dhtctl cluster set rebalance-rate fast",
+            "dhtctl rebalance plan --drain n1 --remove n2",
+            "dhtctl rebalance plan --weight n1",
+            "dhtctl recover --partition many",
             "dhtctl playground --leaders 2",
             "dhtctl playground --storage 0",
         ] {

@@ -5,13 +5,13 @@ use crate::failure;
 use crate::leaders::member_json;
 use crate::output::{self, Format, counted};
 use clap::Args;
-use client::{ClusterStatus, Leaders, NodeStatus, Route};
+use client::{ClusterStatus, Leaders, Moves, NodeStatus, Route};
 use daemon::{Exit, Failure};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use types::{NodeId, PartitionId, View};
+use types::{Duty, NodeId, NodeInfo, PartitionId, View};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PartitionsFlags {
@@ -44,8 +44,9 @@ pub(crate) async fn query_servers(globals: &Globals, flags: &ClusterFlags) -> Re
 }
 
 pub(crate) async fn status(globals: &Globals, flags: &ClusterFlags) -> Result<Exit, Failure> {
-    let status = ask_status(globals, flags).await?;
-    print(globals.output, || status_text(&status), || status_json(&status), || vec![health(&status)])?;
+    let leaders = leaders(globals, flags)?;
+    let (status, moves) = within(globals, async { tokio::try_join!(leaders.status(), leaders.moves(None)) }).await?;
+    print(globals.output, || status_text(&status, &moves), || status_json(&status, &moves), || vec![health(&status)])?;
     // Scripts learn from the code whether every key can be written.
     Ok(if status.has_map && status.without_quorum.is_empty() { Exit::Done } else { Exit::Unavailable })
 }
@@ -90,7 +91,10 @@ fn leaders(globals: &Globals, flags: &ClusterFlags) -> Result<Leaders, Failure> 
 }
 
 pub(crate) async fn ask_status(globals: &Globals, flags: &ClusterFlags) -> Result<ClusterStatus, Failure> {
-    let leaders = leaders(globals, flags)?;
+    ask_status_of(globals, &leaders(globals, flags)?).await
+}
+
+pub(crate) async fn ask_status_of(globals: &Globals, leaders: &Leaders) -> Result<ClusterStatus, Failure> {
     within(globals, leaders.status()).await
 }
 
@@ -123,14 +127,32 @@ fn state(alive: bool) -> &'static str {
     if alive { "alive" } else { "dead" }
 }
 
+/// What is to be known of a node before it is relied on.
+fn node_state(node: &NodeInfo) -> String {
+    match node.duty {
+        Duty::Active => state(node.alive).to_owned(),
+        duty => format!("{}, {}", state(node.alive), duty_word(duty)),
+    }
+}
+
+/// A duty as people say it.
+pub(crate) fn duty_word(duty: Duty) -> &'static str {
+    match duty {
+        Duty::Active => "active",
+        Duty::Cordoned => "cordoned",
+        Duty::Draining => "draining",
+        Duty::Removed => "removed",
+    }
+}
+
 fn servers_text(view: &View) -> String {
-    let row = |node: &types::NodeInfo| vec![node.id.to_string(), node.address.clone(), state(node.alive).to_owned()];
+    let row = |node: &NodeInfo| vec![node.id.to_string(), node.address.clone(), node_state(node)];
     let rows: Vec<_> = view.nodes.values().map(row).collect();
     format!("epoch {}\n\n{}", view.epoch.0, output::table(&["node", "address", "state"], &rows))
 }
 
 fn servers_json(view: &View) -> Value {
-    let server = |node: &types::NodeInfo| json!({ "node": node.id.0, "address": node.address, "http_address": node.http_address, "alive": node.alive });
+    let server = |node: &NodeInfo| json!({ "node": node.id.0, "address": node.address, "http_address": node.http_address, "alive": node.alive });
     let servers: Vec<Value> = view.nodes.values().map(server).collect();
     json!({ "epoch": view.epoch.0, "servers": servers })
 }
@@ -151,7 +173,7 @@ fn health(status: &ClusterStatus) -> String {
     word.to_owned()
 }
 
-fn status_text(status: &ClusterStatus) -> String {
+fn status_text(status: &ClusterStatus, moves: &Moves) -> String {
     let members: Vec<_> = status
         .members
         .iter()
@@ -167,7 +189,7 @@ fn status_text(status: &ClusterStatus) -> String {
         health(status),
         output::table(&["name", "address", "role", "term", "applied"], &members),
         nodes_text(&status.nodes),
-        partitions_summary(status),
+        partitions_summary(status, moves),
     );
     if !status.alarms.is_empty() {
         text.push_str("\n\nalarms");
@@ -182,7 +204,7 @@ fn nodes_text(nodes: &[NodeStatus]) -> String {
             node.info.id.to_string(),
             node.info.address.clone(),
             if node.info.zone.is_empty() { "–".to_owned() } else { node.info.zone.clone() },
-            state(node.info.alive).to_owned(),
+            node_state(&node.info),
             node.heartbeat_age_ms.map_or("–".to_owned(), |age| format!("{age} ms")),
             node.partitions.to_string(),
             node.primaries.to_string(),
@@ -201,7 +223,7 @@ fn nodes_text(nodes: &[NodeStatus]) -> String {
     )
 }
 
-fn partitions_summary(status: &ClusterStatus) -> String {
+fn partitions_summary(status: &ClusterStatus, moves: &Moves) -> String {
     if !status.has_map {
         let (have, want) = (status.nodes.len(), status.expected_nodes);
         return format!("  no map yet: {have} of {want} storage nodes have registered");
@@ -221,17 +243,30 @@ fn partitions_summary(status: &ClusterStatus) -> String {
     if lines.len() == 1 {
         lines.push("  all serve, all are fully replicated".to_owned());
     }
+    lines.extend(moving_line(moves));
     lines.join("\n")
 }
 
+/// How much moves, if anything does.
+fn moving_line(moves: &Moves) -> Option<String> {
+    let (underway, planned) = (moves.underway.len(), moves.planned.len());
+    if underway + planned == 0 {
+        return None;
+    }
+    let blocked = moves.underway.iter().filter(|moving| moving.blocked.is_some()).count();
+    let blocked = if blocked == 0 { String::new() } else { format!(", {blocked} of them BLOCKED") };
+    let paused = if moves.paused { ", PAUSED" } else { "" };
+    Some(format!("  moving: {underway} under way{blocked}, {planned} to begin{paused} (dhtctl rebalance status)"))
+}
+
 /// `p1, p2, p3 and 14 more`.
-fn named(partitions: &[PartitionId]) -> String {
+pub(crate) fn named(partitions: &[PartitionId]) -> String {
     let names: Vec<String> = partitions.iter().take(NAMED_MAX).map(ToString::to_string).collect();
     let more = partitions.len().saturating_sub(NAMED_MAX);
     if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }
 }
 
-fn status_json(status: &ClusterStatus) -> Value {
+fn status_json(status: &ClusterStatus, moves: &Moves) -> Value {
     let members: Vec<Value> = status.members.iter().map(member_json).collect();
     let numbers = |list: &[PartitionId]| list.iter().map(|p| p.0).collect::<Vec<_>>();
     json!({
@@ -247,6 +282,10 @@ fn status_json(status: &ClusterStatus) -> Value {
         "without_quorum": numbers(&status.without_quorum),
         "not_serving": numbers(&status.not_serving),
         "under_replicated": numbers(&status.under_replicated),
+        "moves": {
+            "underway": moves.underway.len(), "planned": moves.planned.len(),
+            "paused": moves.paused, "complete": moves.complete,
+        },
         "alarms": status.alarms,
     })
 }
@@ -259,6 +298,7 @@ fn node_json(node: &NodeStatus) -> Value {
         "zone": node.info.zone,
         "weight": node.info.weight,
         "alive": node.info.alive,
+        "duty": duty_word(node.info.duty),
         "heartbeat_age_ms": node.heartbeat_age_ms,
         "partitions": node.partitions,
         "primaries": node.primaries,
@@ -352,7 +392,7 @@ mod tests {
     use super::*;
     use client::MemberStatus;
     use std::sync::Arc;
-    use types::{ClusterId, Configuration, Epoch, Incarnation, NodeInfo, PartitionCount, Term};
+    use types::{ClusterId, Configuration, Epoch, Incarnation, PartitionCount, Term};
 
     fn node(id: u64, alive: bool) -> NodeInfo {
         NodeInfo {
@@ -364,6 +404,7 @@ mod tests {
             incarnation: Incarnation(1),
             accepted_at: Epoch(1),
             alive,
+            duty: Duty::Active,
         }
     }
 
@@ -420,7 +461,7 @@ mod tests {
     #[test]
     fn status_for_people() {
         assert_eq!(
-            status_text(&status()),
+            status_text(&status(), &Moves::default()),
             "\
 cluster 00000000000000000000000000000abc, epoch 12: under-replicated
 
@@ -446,7 +487,7 @@ alarms
     #[test]
     fn status_before_the_first_map() {
         let early = ClusterStatus { has_map: false, nodes: vec![], under_replicated: vec![], ..status() };
-        let text = status_text(&early);
+        let text = status_text(&early, &Moves::default());
         assert!(text.contains(": waiting\n"), "{text}");
         assert!(text.contains("none has registered"), "{text}");
         assert!(text.contains("0 of 2 storage nodes have registered"), "{text}");
@@ -455,12 +496,42 @@ alarms
     /// Guards against JSON that changes under scripts.
     #[test]
     fn status_for_programs() {
-        let json = status_json(&status());
+        let json = status_json(&status(), &Moves::default());
         assert_eq!(json["health"], "under-replicated");
         assert_eq!(json["under_replicated"], json!([0, 1]));
         assert_eq!(json["leaders"][0]["role"], "leader");
         assert_eq!(json["nodes"][1]["alive"], false);
         assert_eq!(json["nodes"][1]["heartbeat_age_ms"], Value::Null);
+    }
+
+    /// Guards against a node that is about to leave and looks like any other, and against moves that go unseen.
+    #[test]
+    fn what_changes_is_seen() {
+        let mut leaving = status();
+        leaving.nodes[0].info.duty = Duty::Draining;
+        assert!(nodes_text(&leaving.nodes).contains("  alive, draining  "), "{}", nodes_text(&leaving.nodes));
+        assert_eq!(node_json(&leaving.nodes[0])["duty"], "draining");
+        let moving = |blocked: Option<&str>| client::Move {
+            partition: PartitionId(1),
+            joins: Some(NodeId(1)),
+            leaves: None,
+            primary: Some(NodeId(2)),
+            filling: true,
+            keys: 1,
+            bytes: 1,
+            blocked: blocked.map(str::to_owned),
+        };
+        let moves = Moves {
+            underway: vec![moving(None), moving(Some("n2 is dead"))],
+            planned: vec![moving(None)],
+            paused: true,
+            ..Moves::default()
+        };
+        assert_eq!(
+            moving_line(&moves).unwrap(),
+            "  moving: 2 under way, 1 of them BLOCKED, 1 to begin, PAUSED (dhtctl rebalance status)"
+        );
+        assert_eq!(moving_line(&Moves::default()), None);
     }
 
     /// Guards against a server list that hides who is dead.

@@ -12,8 +12,13 @@ mod completion;
 mod failure;
 mod keys;
 mod leaders;
+mod node;
+mod operator;
 mod output;
 mod playground;
+mod rebalance;
+mod recover;
+mod settings;
 
 use cli::{Cli, Command};
 use daemon::{Exit, Failure};
@@ -42,6 +47,10 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
         Command::Status(flags) => cluster::status(&globals, &flags).await,
         Command::Leaders(flags) => leaders::run(&globals, &flags).await,
         Command::Nodes(flags) => cluster::nodes(&globals, &flags).await,
+        Command::Node(action) => node::run(&globals, action).await,
+        Command::Cluster(action) => settings::run(&globals, action).await,
+        Command::Rebalance(action) => rebalance::run(&globals, action).await,
+        Command::Recover(flags) => recover::run(&globals, &flags).await,
         Command::Partitions(flags) => cluster::partitions(&globals, &flags).await,
         Command::Route(route) => cluster::route(&globals, &route).await,
         Command::Bench(flags) => bench::run(&globals, flags).await,

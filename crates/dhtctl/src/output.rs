@@ -6,6 +6,8 @@ use comfy_table::{CellAlignment, Table, TableStyle};
 use daemon::{Exit, Failure};
 use serde_json::{Value, json};
 use std::io::{self, Write};
+use std::time::Duration;
+use types::NodeId;
 
 /// How results look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
@@ -33,6 +35,11 @@ pub(crate) fn write(bytes: &[u8]) -> Result<(), Failure> {
 /// Writes a line to stdout.
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
     write(format!("{text}\n").as_bytes())
+}
+
+/// A line for whoever sits in front, beside the result: a closed stderr is no error.
+pub(crate) fn note(text: &str) {
+    let _unread = writeln!(io::stderr(), "{text}");
 }
 
 /// Writes a JSON value to stdout, indented.
@@ -77,6 +84,25 @@ fn is_number(cell: &str) -> bool {
 /// `1 partition`, `3 partitions`.
 pub(crate) fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// `3.0 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    bytesize::ByteSize(count).to_string()
+}
+
+/// `1m 12s`, `3s`; what is shorter than a second is `under 1s`.
+pub(crate) fn rough(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        return "under 1s".to_owned();
+    }
+    humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
+}
+
+/// `n1, n2`; nobody is `–`.
+pub(crate) fn node_list(nodes: &[NodeId]) -> String {
+    let names: Vec<String> = nodes.iter().map(NodeId::to_string).collect();
+    if names.is_empty() { "–".to_owned() } else { names.join(", ") }
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub struct Progress {
     pub tolerates_now: u32,
     /// The same once everything has moved.
     pub tolerates_then: u32,
+    /// Partitions that can't serve: they can't move either.
+    pub stranded: Vec<Stranded>,
 }
 
 /// A partition whose members are changing.
@@ -58,7 +60,7 @@ pub struct Stranded {
 impl Progress {
     /// P21: everything is where it should be, activated, and what is surplus is deleted.
     pub fn is_complete(&self) -> bool {
-        self.underway.is_empty() && self.planned.is_empty() && self.surplus.is_empty()
+        self.underway.is_empty() && self.planned.is_empty() && self.surplus.is_empty() && self.stranded.is_empty()
     }
 }
 
@@ -111,6 +113,7 @@ pub fn progress(state: &ClusterState, observed: &Observed, gone: &BTreeSet<NodeI
         surplus: surplus.collect(),
         tolerates_now: now.min().unwrap_or(0),
         tolerates_then: tolerates(then, then),
+        stranded: stranded(state),
         planned,
     }
 }
@@ -148,7 +151,7 @@ fn blocked(
 }
 
 /// Partitions that can't serve because too many of their members are dead or damaged.
-pub fn stranded(state: &ClusterState) -> Vec<Stranded> {
+fn stranded(state: &ClusterState) -> Vec<Stranded> {
     let stranded = state.configurations().filter_map(|(partition, configuration)| {
         let Configuration { replicas, prior, .. } = configuration.as_ref();
         let can_serve = state.has_majority(partition, replicas)

@@ -197,7 +197,7 @@ async fn nonsense_ends_the_session_and_nothing_else() {
     assert!(matches!(unregistered.next().await, Some(ToNode::Refused(_))));
     assert_eq!(unregistered.next().await, None);
 
-    let serving = vec![v1::Serving { partition: 16, term: 1, behind: vec![] }];
+    let serving = vec![v1::Serving { partition: 16, term: 1, behind: vec![], filled: 0 }];
     for nonsense in [
         FromNode::Register(node.register.clone()),
         FromNode::Heartbeat(v1::Heartbeat { serving, ..Default::default() }),

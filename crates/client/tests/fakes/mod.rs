@@ -129,6 +129,17 @@ impl v1::leaders_server::Leaders for FakeLeader {
         Err(Status::unimplemented("not asked by clients"))
     }
 
+    async fn operate(&self, _: Request<v1::OperateRequest>) -> Result<Response<v1::OperateReply>, Status> {
+        let error = wire::convert::error(types::ErrorCode::Refused, "too few nodes");
+        Ok(Response::new(v1::OperateReply { error: Some(error), epoch: 0 }))
+    }
+
+    async fn moves(&self, request: Request<v1::MovesRequest>) -> Result<Response<v1::MovesReply>, Status> {
+        let refused = || wire::convert::error(types::ErrorCode::Refused, "too few nodes");
+        let error = request.get_ref().if_done.is_some().then(refused);
+        Ok(Response::new(v1::MovesReply { error, epoch: self.views.borrow().epoch.0, ..Default::default() }))
+    }
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let view = self.views.borrow();
         let node = |node| v1::NodeStatus { node: Some(node), ..Default::default() };

@@ -107,16 +107,10 @@ async fn show_progress(running: &mut load::Running, flags: &BenchFlags) {
         before = now;
         match &bar {
             Some(bar) => bar.set_message(text),
-            None => progress_line(&text),
+            None => output::note(&text),
         }
     }
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-}
-
-/// Progress is worth nothing to who does not read it: a closed stderr is no error.
-fn progress_line(text: &str) {
-    use std::io::Write;
-    let _unread = writeln!(std::io::stderr(), "{text}");
 }

@@ -5,6 +5,7 @@ use super::{Input, Parts, ShardHandle, Worker};
 use crate::applier::Applier;
 use crate::clock::{Clock, Moment, calendar_ms};
 use crate::fatal::Fatal;
+use crate::filler::Filler;
 use crate::journal::{Done, Journal};
 use crate::kv::connection::Connection;
 use crate::me::Me;
@@ -107,6 +108,7 @@ impl Bench {
         let engine = Arc::new(FaultyEngine::new(MemoryEngine::new()));
         let fatal = Arc::new(Fatal::default());
         let (applier, _thread) = Applier::spawn(engine.clone(), fatal.clone()).unwrap();
+        let (filler, _reader) = Filler::spawn(engine.clone(), fatal.clone()).unwrap();
         let journal = Arc::new(HeldJournal::default());
         journal.let_through(true);
         journal.begin_segment(1);
@@ -120,6 +122,7 @@ impl Bench {
             view: Arc::new(view),
             engine: engine.clone(),
             applier: applier.clone(),
+            filler,
             journal: journal.clone(),
             links: Arc::new(Links::default()),
             reports: reports.clone(),

@@ -110,8 +110,9 @@ impl LeadersService {
 }
 
 fn reply(state: &ClusterState, knowledge: &Knowledge, progress: Progress) -> v1::MovesReply {
-    let complete = progress.is_complete();
-    let Progress { underway, planned, surplus, tolerates_now, tolerates_then } = progress;
+    // Before the first map nothing is where it should be.
+    let complete = state.view().is_some_and(|view| view.has_map()) && progress.is_complete();
+    let Progress { underway, planned, surplus, tolerates_now, tolerates_then, stranded } = progress;
     let number = |node: Option<NodeId>| node.unwrap_or_default().0;
     let numbers = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| node.0).collect();
     let view = state.view();
@@ -158,7 +159,7 @@ fn reply(state: &ClusterState, knowledge: &Knowledge, progress: Progress) -> v1:
         tolerates_now,
         tolerates_then,
         complete,
-        stranded: progress::stranded(state)
+        stranded: stranded
             .into_iter()
             .map(|stranded| v1::Stranded {
                 partition: stranded.partition.0,

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Ten thousand keys on one storage node; nine more join, and everything spreads; nine leave, and everything is on one
+# again. Unattended: ends with code 0 if every key kept its value throughout. Needs curl.
+#
+#   tests/one_ten_one.sh            KEYS=10000 and PORT=39500 (and the next forty) unless set
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+keys=${KEYS:-10000}
+port=${PORT:-39500}
+cargo build --quiet --release --locked -p dhtctl
+dhtctl="${CARGO_TARGET_DIR:-target}/release/dhtctl"
+work=$(mktemp -d)
+export DHT_LEADERS=127.0.0.1:$port
+declare -A pids
+
+finish() {
+    status=$?
+    kill "${pids[@]}" 2>/dev/null || true
+    wait 2>/dev/null || true
+    if [ "$status" -eq 0 ]; then rm -rf "$work"; else echo "failed; the logs are in $work" >&2; fi
+}
+trap finish EXIT
+
+say() { printf '%6.1f s  %s\n' "$(bc <<<"$(date +%s.%N) - $began")" "$*"; }
+
+http_of() { echo "127.0.0.1:$((port + 20 + $1))"; }
+
+start_node() {
+    "$dhtctl" storaged --data-dir "$work/s$1" --listen "127.0.0.1:$((port + $1))" --http "$(http_of "$1")" \
+        2>"$work/s$1.log" &
+    pids[$1]=$!
+}
+
+# Waits until every partition is where it should be and nothing is left over.
+complete() {
+    for _ in $(seq 1200); do
+        if "$dhtctl" rebalance status --output json 2>/dev/null | grep -q '"complete": true'; then return; fi
+        sleep 0.25
+    done
+    "$dhtctl" rebalance status
+    return 1
+}
+
+# Asks one node's gateway for every key; others answer through it.
+check() {
+    {
+        for number in $(seq "$keys"); do
+            printf 'url = "http://%s/kvs/keys/key-%s"\noutput = "%s/values/%s"\n' "$(http_of 1)" "$number" "$work" "$number"
+        done
+    } >"$work/gets"
+    mkdir -p "$work/values"
+    rm -f "$work"/values/*
+    curl --silent --show-error --config "$work/gets"
+    local right
+    right=$(for number in $(seq "$keys"); do
+        grep -l "\"value\":\"value $number\"" "$work/values/$number" || echo "key-$number: $(cat "$work/values/$number")" >&2
+    done | wc -l)
+    say "$right of $keys keys have their value ($1)"
+    [ "$right" -eq "$keys" ]
+}
+
+began=$(date +%s.%N)
+"$dhtctl" viewleader --data-dir "$work/v" --listen "$DHT_LEADERS" --http "127.0.0.1:$((port + 15))" --expect-nodes 1 \
+    2>"$work/v.log" &
+pids[0]=$!
+start_node 1
+until "$dhtctl" status >/dev/null 2>&1; do sleep 0.1; done
+say "one storage node serves"
+
+{
+    for number in $(seq "$keys"); do
+        [ "$number" -eq 1 ] || echo next
+        printf 'url = "http://%s/kvs/keys/key-%s"\nrequest = PUT\ndata = "{\\"value\\":\\"value %s\\"}"\n' \
+            "$(http_of 1)" "$number" "$number"
+        printf 'header = "content-type: application/json"\noutput = /dev/null\nsilent\nshow-error\nfail\n'
+    done
+} >"$work/puts"
+curl --config "$work/puts"
+check "on one node"
+
+for node in $(seq 2 10); do start_node "$node"; done
+until [ "$("$dhtctl" nodes --output raw 2>/dev/null | wc -l)" -eq 10 ]; do sleep 0.1; done
+complete
+say "ten storage nodes share them"
+"$dhtctl" nodes
+check "on ten nodes"
+
+"$dhtctl" cluster set replication 1
+first="127.0.0.1:$((port + 1))"
+for node in $("$dhtctl" nodes --output raw | grep -v "^$first$"); do "$dhtctl" node drain "$node"; done
+complete
+say "nine are empty"
+for node in $(seq 2 10); do
+    kill "${pids[$node]}"
+    wait "${pids[$node]}" || true
+    unset "pids[$node]"
+done
+check "on one node again"
+say "done"

@@ -1,0 +1,180 @@
+//! Measures what a node that joins costs: how fast it is filled against what the disk takes, how many bytes move against
+//! the share that has to, and what clients with a steady load notice.
+//!
+//! ```sh
+//! cargo run --release -p e2e --bin rebalance
+//! ```
+
+#![allow(clippy::print_stdout, reason = "this is a program that prints")]
+
+use anyhow::{Context, Result};
+use client::{Client, Leaders, Options};
+use e2e::Playground;
+use e2e::storage_node::StorageNode;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use types::Condition;
+
+/// Values of the data that moves.
+const VALUE_BYTES: usize = 8 << 10;
+const VALUES: usize = 20_000;
+/// The state is handed to the store within so long.
+const SETTLE: Duration = Duration::from_secs(12);
+/// Clients of the steady load, and how long each pauses between two requests.
+const CLIENTS: usize = 8;
+const PAUSE: Duration = Duration::from_millis(5);
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let playground = Playground::start(&[], &[])?;
+    let addresses = playground.leaders()?;
+    let client = Client::connect(&addresses, Options::default()).await?;
+    let leaders = Leaders::new(&addresses)?;
+    fill(&client).await?;
+    tokio::time::sleep(SETTLE).await;
+
+    let disk = disk_bytes_per_second(playground.directory())?;
+    let quiet = join(&playground, &leaders, "s4").await?;
+    let total = (VALUES * VALUE_BYTES * 3) as f64;
+    let share = total / 4.0;
+    println!("a fourth node joins three, {VALUES} values of {} KiB, three replicas:", VALUE_BYTES >> 10);
+    println!("  filled with       {:>8.1} MiB in {:.1} s", mib(quiet.bytes), quiet.elapsed.as_secs_f64());
+    println!("  of the share      {:>8.1} MiB: {:.3} times", share / 1048576.0, quiet.bytes as f64 / share);
+    let rate = quiet.bytes as f64 / quiet.elapsed.as_secs_f64();
+    println!("  rate              {:>8.1} MiB/s", rate / 1048576.0);
+    println!("  the disk alone    {:>8.1} MiB/s, written in 256 KiB, synced every 4 MiB: ratio {:.2}", disk / 1048576.0, rate / disk);
+
+    let load = Steady::start(&client);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let before = load.cut();
+    join(&playground, &leaders, "s5").await?;
+    let during = load.stop().await?;
+    println!("a fifth node joins, {CLIENTS} clients, a request every {} ms each:", PAUSE.as_millis());
+    for (what, mut latencies) in [("before", before), ("during", during)] {
+        latencies.sort_unstable();
+        let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+        println!(
+            "  {what:<8} {:>7} requests   p50 {:>6.2} ms   p99 {:>6.2} ms   longest {:>6.2} ms",
+            latencies.len(),
+            at(0.5),
+            at(0.99),
+            at(1.0)
+        );
+    }
+    Ok(())
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / 1048576.0
+}
+
+async fn fill(client: &Client) -> Result<()> {
+    let put = |number: usize| async move {
+        // Nothing that compresses, and nothing twice.
+        let value: Vec<u8> = (0..VALUE_BYTES).map(|at| (number.wrapping_mul(2654435761) >> (at % 24)) as u8).collect();
+        client.put(format!("moving-{number}"), value, Condition::None).await
+    };
+    stream::iter((0..VALUES).map(put)).buffer_unordered(64).try_for_each(|_| async { Ok(()) }).await?;
+    Ok(())
+}
+
+struct Filled {
+    bytes: u64,
+    elapsed: Duration,
+}
+
+/// Starts a node and waits until everything has moved.
+async fn join(playground: &Playground, leaders: &Leaders, name: &str) -> Result<Filled> {
+    let filled = |moves: &client::Moves| moves.nodes.iter().map(|node| node.filled_bytes).sum::<u64>();
+    let before = filled(&leaders.moves(None).await?);
+    let node = StorageNode::start(&playground.leaders()?, playground.directory().join(name), &[])?;
+    node.registered(leaders).await?;
+    while leaders.moves(None).await?.underway.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let began = Instant::now();
+    let after = loop {
+        let moves = leaders.moves(None).await?;
+        if moves.underway.is_empty() && moves.planned.is_empty() {
+            break moves;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let elapsed = began.elapsed();
+    // The last counts come with the next heartbeats.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let after = filled(&leaders.moves(None).await.unwrap_or(after));
+    // It stays as long as the playground does.
+    std::mem::forget(node);
+    Ok(Filled { bytes: after - before, elapsed })
+}
+
+/// What the disk takes when somebody only writes.
+fn disk_bytes_per_second(directory: &Path) -> Result<f64> {
+    let block = vec![0x5au8; 256 << 10];
+    let mut file = std::fs::File::create(directory.join("disk-alone"))?;
+    let began = Instant::now();
+    for _ in 0..60 {
+        for _ in 0..16 {
+            file.write_all(&block)?;
+        }
+        file.sync_data()?;
+    }
+    let bytes = 60 * 16 * block.len();
+    std::fs::remove_file(directory.join("disk-alone"))?;
+    Ok(bytes as f64 / began.elapsed().as_secs_f64())
+}
+
+/// Clients that ask at a steady pace, and remember how long each answer took.
+struct Steady {
+    stop: Arc<AtomicBool>,
+    latencies: Arc<std::sync::Mutex<Vec<Duration>>>,
+    clients: Vec<tokio::task::JoinHandle<Result<()>>>,
+}
+
+impl Steady {
+    fn start(client: &Client) -> Steady {
+        let stop = Arc::new(AtomicBool::new(false));
+        let latencies = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let clients = (0..CLIENTS).map(|number| {
+            let (client, stop, latencies) = (client.clone(), stop.clone(), latencies.clone());
+            tokio::spawn(async move {
+                for turn in 0u64.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let key = format!("steady-{number}-{}", turn % 100);
+                    let began = Instant::now();
+                    if turn.is_multiple_of(2) {
+                        client.put(key, turn.to_string(), Condition::None).await.context("a write")?;
+                    } else {
+                        client.get(key).await.context("a read")?;
+                    }
+                    let elapsed = began.elapsed();
+                    latencies.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(elapsed);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Ok(())
+            })
+        });
+        let clients = clients.collect();
+        Steady { stop, latencies, clients }
+    }
+
+    /// What was seen so far; it begins anew.
+    fn cut(&self) -> Vec<Duration> {
+        std::mem::take(&mut *self.latencies.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    async fn stop(self) -> Result<Vec<Duration>> {
+        self.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            client.await??;
+        }
+        Ok(std::mem::take(&mut *self.latencies.lock().unwrap_or_else(std::sync::PoisonError::into_inner)))
+    }
+}
