@@ -159,7 +159,10 @@ impl Group {
             (Whose::Leader, _) => self.step(ctx, Event::Settled),
             (Whose::Registering { node, start }, Ok(Done::Registered { node: id, accepted_at })) => {
                 if let Some(view) = self.state.view().cloned() {
-                    ctx.places.insert(id, node);
+                    // A copy that arrives after its disk was lost says nothing about the disk that is there now.
+                    if !ctx.lost.contains_key(&id) {
+                        ctx.places.insert(id, node);
+                    }
                     let open = self.sessions.get(&id).map_or(0, |(_, start)| *start);
                     // A late copy of an earlier start's registration is refused, never accepted over a later one.
                     if start >= open {
