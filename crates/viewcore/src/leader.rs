@@ -38,8 +38,10 @@ pub struct LeaderSettings {
 pub enum Event {
     /// Time passes: to be sent every 50 ms or so.
     Tick,
-    /// The last proposal was applied, refused or lost; a state that changed for another reason.
+    /// The last proposal was applied, refused or lost.
     Settled,
+    /// The state has changed.
+    Changed,
     /// A node registered with this leader. Its session is open from now on.
     Registered {
         /// Which node.
@@ -184,6 +186,7 @@ impl Leader {
                 }
             }
             Event::Settled => self.proposing = false,
+            Event::Changed => {}
             Event::Registered { node, restarted } => {
                 self.detector.heard(node, now_ms);
                 self.sessions.insert(node);
@@ -203,8 +206,10 @@ impl Leader {
             Event::Heartbeat(node, heartbeat) => {
                 self.detector.heard(node, now_ms);
                 self.observed.heartbeat(node, &heartbeat);
-                // The most frequent event by far, and nothing that can't wait for the next tick.
-                return effects;
+                // The most frequent event by far, and nothing that can't wait for the next tick but a learner that is full.
+                if heartbeat.serving.iter().all(|serving| serving.filled.is_none()) {
+                    return effects;
+                }
             }
             Event::Vouched(node) => {
                 if !self.detector.answers(node, now_ms) {

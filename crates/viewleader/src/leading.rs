@@ -122,9 +122,12 @@ impl Task {
     async fn run(mut self, mut waiting: mpsc::Receiver<Input>) {
         let mut tick = tokio::time::interval(TICK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut changes = self.state.clone();
         loop {
             tokio::select! {
                 _ = tick.tick() => self.step(Event::Tick),
+                // An error is the end of this member, which ends this too.
+                Ok(()) = changes.changed() => self.step(Event::Changed),
                 input = waiting.recv() => match input {
                     Some(input) => self.take(input),
                     None => return,

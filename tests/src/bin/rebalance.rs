@@ -46,7 +46,11 @@ async fn main() -> Result<()> {
     println!("  of the share      {:>8.1} MiB: {:.3} times", share / 1048576.0, quiet.bytes as f64 / share);
     let rate = quiet.bytes as f64 / quiet.elapsed.as_secs_f64();
     println!("  rate              {:>8.1} MiB/s", rate / 1048576.0);
-    println!("  the disk alone    {:>8.1} MiB/s, written in 256 KiB, synced every 4 MiB: ratio {:.2}", disk / 1048576.0, rate / disk);
+    println!(
+        "  the disk alone    {:>8.1} MiB/s, written in 256 KiB, synced every 4 MiB: ratio {:.2}",
+        disk / 1048576.0,
+        rate / disk
+    );
 
     let load = Steady::start(&client);
     tokio::time::sleep(Duration::from_secs(8)).await;
