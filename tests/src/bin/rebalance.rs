@@ -2,13 +2,13 @@
 //! the share that has to, and what clients with a steady load notice.
 //!
 //! ```sh
-//! cargo run --release -p e2e --bin rebalance
+//! cargo run --release -p e2e --bin rebalance        # MOVES_PER_NODE=N, DHT_PARTITIONS=N to try others
 //! ```
 
 #![allow(clippy::print_stdout, reason = "this is a program that prints")]
 
 use anyhow::{Context, Result};
-use client::{Client, Leaders, Options};
+use client::{Client, Configure, Leaders, Operation, Options};
 use e2e::Playground;
 use e2e::storage_node::StorageNode;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -34,6 +34,10 @@ async fn main() -> Result<()> {
     let addresses = playground.leaders()?;
     let client = Client::connect(&addresses, Options::default()).await?;
     let leaders = Leaders::new(&addresses)?;
+    if let Ok(moves_per_node) = std::env::var("MOVES_PER_NODE") {
+        let moves_per_node = Some(moves_per_node.parse().context("MOVES_PER_NODE is a number")?);
+        leaders.operate(&Operation::Configure(Configure { moves_per_node, ..Configure::default() })).await?;
+    }
     fill(&client).await?;
     tokio::time::sleep(SETTLE).await;
 
