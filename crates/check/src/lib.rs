@@ -15,6 +15,7 @@
 pub mod anomaly;
 pub mod append;
 pub mod bank;
+mod bounds;
 pub mod counters;
 pub mod locks;
 pub mod random;

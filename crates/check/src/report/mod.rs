@@ -1,4 +1,32 @@
 //! What a run found: as data, as JSON, and as a page for people.
+//!
+//! ```
+//! use check::report::{Report, Verdict, html};
+//!
+//! let report = Report {
+//!     verdict: Verdict::Held,
+//!     sentence: "everything held".to_owned(),
+//!     seed: 7,
+//!     command: "dht-chaos run --seed 7".to_owned(),
+//!     began: "2026-03-01T12:00:00Z".to_owned(),
+//!     seconds: 300,
+//!     nodes: 5,
+//!     viewleaders: 3,
+//!     faults: Vec::new(),
+//!     timeline: Vec::new(),
+//!     workloads: Vec::new(),
+//! };
+//! assert_eq!(Report::from_json(&report.to_json())?, report);
+//! assert!(html(&report).starts_with("<!doctype html>"));
+//! # Ok::<(), check::report::NotAReport>(())
+//! ```
+
+mod charts;
+mod page;
+mod picture;
+mod text;
+
+pub use page::html;
 
 use crate::Anomaly;
 use serde::{Deserialize, Serialize};
@@ -152,9 +180,4 @@ impl WorkloadResult {
         };
         WorkloadResult { name: name.to_owned(), operations, verdict, sentence, violation }
     }
-}
-
-/// The report as one HTML page without outside resources.
-pub fn html(report: &Report) -> String {
-    format!("<!doctype html><title>{:?}</title>", report.verdict)
 }
