@@ -6,7 +6,7 @@
 use crate::report::PieceOperation;
 use crate::{Anomaly, Outcome};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,25 +84,23 @@ pub fn check(history: &[Operation]) -> Vec<Anomaly<Kind>> {
     anomalies
 }
 
-/// Tokens with more than one holder.
+/// Tokens with more than one holder; each is told once.
 fn holders(name: &str, operations: &[&Operation], anomalies: &mut Vec<Anomaly<Kind>>) {
-    let mut granted: BTreeMap<u64, &Operation> = BTreeMap::new();
-    for operation in operations {
-        if let Action::Acquire(Some(token)) = operation.action {
-            if let Some(first) = granted.insert(token, operation) {
-                let sentence = format!("lock {name} gave token {token} twice");
-                anomalies.push(Anomaly::new(Kind::TwoHolders, sentence, [drawn(first), drawn(operation)]));
-            }
-        }
-    }
-    let mut used: BTreeMap<u64, &Operation> = BTreeMap::new();
-    for operation in operations {
-        let Action::Write(token) = operation.action else { continue };
-        let first = *granted.get(&token).or(used.get(&token)).unwrap_or(operation);
-        used.insert(token, first);
-        if first.client != operation.client {
-            let sentence =
-                format!("clients {} and {} both held lock {name} by token {token}", first.client, operation.client);
+    // Grants first: whoever got the token first is its holder.
+    let grants = operations.iter().filter(|operation| matches!(operation.action, Action::Acquire(_)));
+    let writes = operations.iter().filter(|operation| matches!(operation.action, Action::Write(_)));
+    let mut first_by_token: BTreeMap<u64, &Operation> = BTreeMap::new();
+    let mut told = BTreeSet::new();
+    for operation in grants.chain(writes) {
+        let (Action::Acquire(Some(token)) | Action::Write(token)) = operation.action else { continue };
+        let first = *first_by_token.entry(token).or_insert(operation);
+        let is_second_grant = !std::ptr::eq(first, *operation) && matches!(operation.action, Action::Acquire(_));
+        if (is_second_grant || first.client != operation.client) && told.insert(token) {
+            let (one, other) = (first.client, operation.client);
+            let sentence = match is_second_grant {
+                true => format!("lock {name} gave token {token} twice, to clients {one} and {other}"),
+                false => format!("client {other} wrote under token {token} of lock {name}, which client {one} had"),
+            };
             anomalies.push(Anomaly::new(Kind::TwoHolders, sentence, [drawn(first), drawn(operation)]));
         }
     }
