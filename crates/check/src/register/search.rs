@@ -268,6 +268,9 @@ impl<'a> Search<'a> {
         for (choice, class) in classes.into_iter().enumerate().skip(first) {
             *tried += 1;
             let Some(after) = self.after_open(class, last_call) else { continue };
+            if !self.is_useful(class, after, last_call) {
+                continue;
+            }
             self.push(Taken::Open(class), after, choice + 1);
             self.used[class] += 1;
             self.happened = self.happened.wrapping_add(self.names[self.plan.lookers.len() + class]);
@@ -291,6 +294,28 @@ impl<'a> Search<'a> {
             false => after.is_past(self.operations[next.index]),
         });
         (!is_past).then_some(after)
+    }
+
+    /// Whether anything can follow that could not without this one: a looker, the next settled one, or another
+    /// unanswered one under a condition.
+    fn is_useful(&self, class: usize, after: Register, last_call: u64) -> bool {
+        let called = |index: usize| self.operations[index].called_at <= last_call;
+        if after.is_absent() && self.by_call.first().is_some_and(|number| called(self.plan.lookers[number - 1])) {
+            return true;
+        }
+        let is_next = self.plan.order.get(self.at).is_some_and(|next| {
+            called(next.index)
+                && self.after_next(after).is_some_and(|then| Some(then) != self.after_next(self.register))
+        });
+        is_next
+            || self.plan.classes_for(&after, self.operations, self.at).into_iter().any(|other| {
+                let Class { index, called_at, is_conditional } = &self.plan.classes[other];
+                let used = self.used[other] + usize::from(other == class);
+                let is_there = called_at.get(used).is_some_and(|called_at| *called_at <= last_call);
+                let without = self.register.after(self.operations, *index);
+                let then = || after.after(self.operations, *index);
+                *is_conditional && is_there && then().is_some_and(|then| Some(then) != without && then != self.register)
+            })
     }
 
     /// Takes back the last step that was a choice; says which choice is next at its node.
