@@ -19,8 +19,9 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("storaged", &["types", "wire", "replcore", "wal", "engine", "client", "daemon"]),
     ("client", &["types", "wire"]),
     ("dhtctl", &["types", "wire", "client", "daemon", "viewleader", "storaged"]),
-    ("sim", &["types", "viewcore", "replcore", "engine"]),
-    ("chaos", &["types", "client", "sim"]),
+    ("check", &["types"]),
+    ("sim", &["types", "viewcore", "replcore", "engine", "check"]),
+    ("chaos", &["types", "client", "sim", "check"]),
     ("e2e", &["types", "wire", "client", "dhtctl"]),
 ];
 
