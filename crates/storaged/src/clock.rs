@@ -38,7 +38,10 @@ impl Clock {
 
 /// Milliseconds since 1970 by this machine's clock. Before 1970 counts as 1970.
 pub(crate) fn calendar_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+    let calendar_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    #[cfg(feature = "faults")]
+    let calendar_ms = faults::calendar_ms(calendar_ms);
+    calendar_ms
 }
 
 /// How far `forgotten_before` may advance (P28).
