@@ -67,6 +67,10 @@ pub(crate) struct RunFlags {
     /// Where report.json and report.html go.
     #[arg(long, value_name = "DIR", default_value = "dht-chaos-report")]
     pub(crate) report: PathBuf,
+    /// Connect the processes by namespaces of the kernel, which really lose packets; needs root. Late and lossy links
+    /// are left out.
+    #[arg(long, conflicts_with = "attach")]
+    pub(crate) netns: bool,
     /// Show the load as it is now.
     #[arg(long)]
     pub(crate) live: bool,
@@ -99,7 +103,10 @@ impl RunFlags {
     /// One line for a name that is none.
     pub(crate) fn kinds(&self) -> Result<Vec<Kind>, String> {
         match self.faults.as_slice() {
-            [all] if all == "all" => Ok(KINDS.iter().map(|(kind, ..)| *kind).collect()),
+            [all] if all == "all" => {
+                let possible = |kind: &Kind| !self.netns || !matches!(kind, Kind::Slow | Kind::Lossy);
+                Ok(KINDS.iter().map(|(kind, ..)| *kind).filter(possible).collect())
+            }
             [none] if none == "none" => Ok(Vec::new()),
             names => names
                 .iter()
@@ -139,6 +146,9 @@ impl RunFlags {
             format!("--clients {}", self.clients),
             format!("--floor {}", self.floor),
         ];
+        if self.netns {
+            words.push("--netns".to_owned());
+        }
         if !self.attach.is_empty() {
             words.push(format!("--attach {}", self.attach.join(",")));
         }

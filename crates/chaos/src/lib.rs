@@ -22,6 +22,7 @@ mod cluster;
 mod error;
 mod meter;
 mod nemesis;
+mod netns;
 mod probe;
 mod proxy;
 mod random;

@@ -9,30 +9,24 @@ mod health;
 mod process;
 mod root;
 mod slot;
+mod wires;
 
 use crate::error::Error;
-use crate::proxy::{Policy, Proxies, Station, Way};
+use crate::proxy::Policy;
 use crate::random::Random;
 use client::Leaders;
 use faults::Fault;
 use rustix::process::Signal;
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::process::Command;
+use std::path::PathBuf;
 
 pub(crate) use process::{Process, State, die_with_parent, in_words};
 pub(crate) use root::{Root, clean_up_on_panic};
 pub(crate) use slot::{Role, Slot};
+use wires::Wires;
 
-const PORT: u16 = 7000;
-/// By the last byte of their addresses: processes, and their gates.
-const FIRST_PROCESS: u8 = 10;
-const FIRST_GATE: u8 = 130;
-/// Networks of this machine's own that are tried.
-const NETWORKS_TRIED: usize = 64;
 /// How long servers may take to end when they are asked to.
 const STOP_MAX: Duration = Duration::from_secs(20);
 /// A disk that holds the log of a test run: small segments, so that several are written and recycled.
@@ -47,6 +41,8 @@ pub(crate) struct Shape {
     pub(crate) spares: u8,
     pub(crate) partitions: u32,
     pub(crate) replication: u8,
+    /// Namespaces of the kernel between the processes, instead of proxies.
+    pub(crate) namespaces: bool,
 }
 
 /// The cluster. Dropping it kills every process.
@@ -55,12 +51,10 @@ pub(crate) struct Cluster {
     pub(crate) shape: Shape,
     slots: Vec<Slot>,
     processes: Vec<Option<Process>>,
-    network: Proxies,
+    wires: Wires,
     leaders: Leaders,
     /// Slots whose process a fault lets end.
     expected_down: Vec<bool>,
-    /// Holds the network of this machine that the cluster uses.
-    _claim: TcpListener,
     pub(crate) root: Root,
 }
 
@@ -71,20 +65,23 @@ impl Cluster {
     /// [`Error::Machine`], [`Error::File`].
     pub(crate) fn new(shape: Shape, random: &mut Random) -> Result<Cluster, Error> {
         let root = Root::new()?;
-        let (claim, network) = claim_network(random)?;
-        let roles = std::iter::repeat_n(Role::Viewleader, shape.viewleaders.into())
-            .chain(std::iter::repeat_n(Role::Storaged, usize::from(shape.nodes + shape.spares)));
-        let mut slots: Vec<Slot> = Vec::new();
-        for (role, index) in roles.zip(0..) {
-            let on = |last: u8| SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, network.0, network.1, last)), PORT);
-            let station = Station { address: on(FIRST_PROCESS + index), gate: on(FIRST_GATE + index) };
-            let name = match role {
-                Role::Viewleader => format!("v{}", index + 1),
-                Role::Storaged => format!("s{}", index + 1 - shape.viewleaders),
+        let count = shape.viewleaders + shape.nodes + shape.spares;
+        let wires = match shape.namespaces {
+            true => {
+                root::there_are_namespaces();
+                Wires::namespaces(count, random)?
+            }
+            false => Wires::proxies(count, random)?,
+        };
+        let viewleaders = usize::from(shape.viewleaders);
+        let slot = |place: usize| {
+            let (role, name) = match place.checked_sub(viewleaders) {
+                None => (Role::Viewleader, format!("v{}", place + 1)),
+                Some(storage) => (Role::Storaged, format!("s{}", storage + 1)),
             };
-            slots.push(Slot::new(name, role, station, root.path()));
-        }
-        let network = Proxies::new(slots.iter().map(|slot| slot.station.clone()).collect());
+            Slot::new(name, role, wires.station(place), root.path())
+        };
+        let slots: Vec<Slot> = (0..count.into()).map(slot).collect();
         let addresses: Vec<String> = addresses_of(&slots, Role::Viewleader);
         Ok(Cluster {
             leaders: Leaders::new(&addresses)?,
@@ -92,8 +89,7 @@ impl Cluster {
             expected_down: vec![false; slots.len()],
             shape,
             slots,
-            network,
-            _claim: claim,
+            wires,
             root,
         })
     }
@@ -159,13 +155,13 @@ impl Cluster {
         let slot = &self.slots[place];
         slot.control.set(&[]).map_err(Error::file(slot.control.path()))?;
         let log = File::options().create(true).append(true).open(&slot.log).map_err(Error::file(&slot.log))?;
-        let program = std::env::current_exe().map_err(Error::machine("find this program"))?;
-        let mut command = Command::new(program);
+        // This very file, even where another has taken its name since.
+        let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+        let mut command = self.wires.command(place, &program);
         command
             .args(slot.arguments())
             .args(self.role_arguments(slot))
             .env(faults::CONTROL_VARIABLE, slot.control.path())
-            .env(faults::SOURCE_VARIABLE, slot.station.address.ip().to_string())
             .env(crate::CHILD_VARIABLE, "1")
             // A settings file is for one process, not for all.
             .env_remove("DHT_CONFIG")
@@ -176,7 +172,7 @@ impl Cluster {
             .process_group(0);
         self.processes[place] = Some(Process::start(command)?);
         self.expected_down[place] = false;
-        self.network.open(place).await
+        self.wires.open(place).await
     }
 
     fn role_arguments(&self, slot: &Slot) -> Vec<String> {
@@ -200,7 +196,7 @@ impl Cluster {
     pub(crate) async fn kill(&mut self, place: usize) -> Result<(), Error> {
         self.expected_down[place] = true;
         let killed = self.process(place)?.signal(Signal::KILL, State::Gone).await;
-        self.network.close(place);
+        self.wires.close(place);
         killed?;
         self.processes[place] = None;
         Ok(())
@@ -215,7 +211,7 @@ impl Cluster {
         let process = self.process(place)?;
         let asked = process.signal(Signal::TERM, State::Gone).await;
         let status = process.ended();
-        self.network.close(place);
+        self.wires.close(place);
         asked?;
         self.processes[place] = None;
         match status {
@@ -238,17 +234,14 @@ impl Cluster {
             let name = &self.slots[place].name;
             return Err(Error::NotLanded(format!("{name} goes on for {} s", at_most.as_secs())));
         }
-        self.network.close(place);
+        self.wires.close(place);
         self.processes[place] = None;
         Ok(how.unwrap_or_else(|| "ended".to_owned()))
     }
 
-    /// The way between two places.
-    ///
-    /// # Errors
-    /// [`Error::Cluster`] where there is no such place.
-    pub(crate) fn way(&self, from: usize, to: usize) -> Result<&Arc<Way>, Error> {
-        self.network.way(from, to).ok_or_else(|| Error::Cluster(format!("there is no way from {from} to {to}")))
+    /// The network between the processes.
+    pub(crate) fn wires(&self) -> &Wires {
+        &self.wires
     }
 
     /// All ways are open again, all disks and clocks are good.
@@ -257,9 +250,8 @@ impl Cluster {
     /// [`Error::File`].
     pub(crate) fn heal(&self) -> Result<(), Error> {
         let places = 0..self.slots.len();
-        for (from, to) in places.clone().flat_map(|from| places.clone().map(move |to| (from, to))) {
-            self.way(from, to)?.set(Policy::Open);
-        }
+        let ways: Vec<_> = places.clone().flat_map(|from| places.clone().map(move |to| (from, to))).collect();
+        self.wires.set(&ways, Policy::Open)?;
         for slot in &self.slots {
             slot.control.set(&[]).map_err(Error::file(slot.control.path()))?;
         }
@@ -337,19 +329,4 @@ impl Cluster {
 
 fn addresses_of(slots: &[Slot], role: Role) -> Vec<String> {
     slots.iter().filter(|slot| slot.role == role).map(Slot::address).collect()
-}
-
-/// A network 127.x.y.0 that nobody else on this machine uses, and the socket that says so.
-fn claim_network(random: &mut Random) -> Result<(TcpListener, (u8, u8)), Error> {
-    let mut refused = std::io::Error::other("none was tried");
-    // Two runs of one seed may run at the same time.
-    let mut random = Random::new(random.next() ^ u64::from(std::process::id()));
-    for _ in 0..NETWORKS_TRIED {
-        let network = (64 + random.below(128) as u8, random.below(256) as u8);
-        match TcpListener::bind((Ipv4Addr::new(127, network.0, network.1, 1), PORT)) {
-            Ok(claim) => return Ok((claim, network)),
-            Err(error) => refused = error,
-        }
-    }
-    Err(Error::machine("find a free network within 127.0.0.0/8")(refused))
 }

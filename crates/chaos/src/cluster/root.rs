@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tempfile::TempDir;
 
@@ -14,6 +15,8 @@ pub(crate) struct Root {
 
 /// What a panic would leave behind: it ends the process before anything is dropped.
 static LEFT_BY_A_PANIC: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// Whether a panic would leave namespaces, too.
+static NAMESPACES_LEFT: AtomicBool = AtomicBool::new(false);
 
 impl Root {
     pub(super) fn new() -> Result<Root, Error> {
@@ -39,7 +42,12 @@ impl Root {
     }
 }
 
-/// A panic removes the directory, too, before it ends the process. The processes end with this one.
+/// From now on there are namespaces that a panic would leave behind.
+pub(super) fn there_are_namespaces() {
+    NAMESPACES_LEFT.store(true, Ordering::Relaxed);
+}
+
+/// A panic removes the directory, and namespaces where there are any, before it ends the process. The processes end with this one.
 pub(crate) fn clean_up_on_panic() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -47,6 +55,9 @@ pub(crate) fn clean_up_on_panic() {
         if let Some(path) = left {
             // What can't be removed now stays in the directory for temporary files.
             let _left = std::fs::remove_dir_all(path);
+        }
+        if NAMESPACES_LEFT.load(Ordering::Relaxed) {
+            crate::netns::delete_all();
         }
         before(panic);
     }));

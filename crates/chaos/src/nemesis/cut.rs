@@ -20,21 +20,17 @@ pub(super) enum Shape {
 
 pub(super) async fn run(stage: &mut Stage<'_>, shape: Shape) -> Result<String, Error> {
     let (target, ways) = choose(stage, shape)?;
-    let harmed = |stage: &Stage<'_>| -> Result<u64, Error> {
-        ways.iter().map(|(from, to)| Ok(stage.cluster.way(*from, *to)?.harmed())).sum()
-    };
-    let before = harmed(stage)?;
+    let before = stage.cluster.wires().harmed(&ways)?;
     stage.begin(target);
-    for (from, to) in &ways {
-        stage.cluster.way(*from, *to)?.set(Policy::Cut);
-    }
+    stage.cluster.wires().set(&ways, Policy::Cut)?;
     stage.hold().await;
-    let blocked_bytes = harmed(stage)? - before;
+    let blocked = stage.cluster.wires().harmed(&ways)? - before;
+    let unit = stage.cluster.wires().unit();
     stage.cluster.heal()?;
     stage.end();
-    match blocked_bytes {
+    match blocked {
         0 => Err(Error::NotLanded("the cut blocked nothing".to_owned())),
-        bytes => Ok(format!("{} ways blocked {bytes} bytes", ways.len())),
+        blocked => Ok(format!("{} ways blocked {blocked} {unit}", ways.len())),
     }
 }
 

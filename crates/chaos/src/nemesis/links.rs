@@ -29,16 +29,11 @@ pub(super) async fn lossy(stage: &mut Stage<'_>) -> Result<String, Error> {
 }
 
 async fn harm(stage: &mut Stage<'_>, target: String, ways: &[(usize, usize)], policy: Policy) -> Result<u64, Error> {
-    let harmed = |stage: &Stage<'_>| -> Result<u64, Error> {
-        ways.iter().map(|(from, to)| Ok(stage.cluster.way(*from, *to)?.harmed())).sum()
-    };
-    let before = harmed(stage)?;
+    let before = stage.cluster.wires().harmed(ways)?;
     stage.begin(target);
-    for (from, to) in ways {
-        stage.cluster.way(*from, *to)?.set(policy);
-    }
+    stage.cluster.wires().set(ways, policy)?;
     stage.hold().await;
-    let bytes = harmed(stage)? - before;
+    let bytes = stage.cluster.wires().harmed(ways)? - before;
     stage.cluster.heal()?;
     stage.end();
     match bytes {

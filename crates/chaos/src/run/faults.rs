@@ -7,8 +7,8 @@ use crate::error::Error;
 use crate::nemesis::Stage;
 use crate::probe::Probe;
 use crate::random::Random;
-use crate::report::FaultSpan;
 use crate::schedule::{Planned, Schedule};
+use check::report::FaultSpan;
 use std::time::{Duration, Instant};
 
 /// What was injected.

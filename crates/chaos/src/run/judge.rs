@@ -2,9 +2,9 @@
 
 use super::faults::Injected;
 use crate::meter::Second;
-use crate::report::{Verdict, WorkloadResult};
 use crate::screen::Screen;
-use crate::workload::{Found, WORKLOADS, Workload};
+use crate::workload::{WORKLOADS, Workload};
+use check::report::{Verdict, WorkloadResult};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,19 +14,9 @@ pub(super) async fn workloads(workloads: &[(usize, Arc<dyn Workload>)], screen: 
     for (which, workload) in workloads {
         let (name, judging) = (WORKLOADS[*which].0, workload.clone());
         // A panic ends the process: there is always a judgement.
-        let Ok(judged) = tokio::task::spawn_blocking(move || judging.verdict()).await else { continue };
-        let verdict = match judged.found {
-            Found::Held => Verdict::Held,
-            Found::Violated => Verdict::Violated,
-            Found::Undecided => Verdict::Undecided,
-        };
+        let Ok(judged) = tokio::task::spawn_blocking(move || judging.verdict(name)).await else { continue };
         screen.say(&format!("{name} judged: {} operations", judged.operations));
-        results.push(WorkloadResult {
-            name: name.to_owned(),
-            operations: judged.operations,
-            verdict,
-            sentence: judged.sentence,
-        });
+        results.push(judged);
     }
     results
 }
@@ -126,7 +116,7 @@ mod tests {
     /// Guards against a violation that is hidden by something less.
     #[test]
     fn the_worst_wins() {
-        let result = |verdict| WorkloadResult { name: "w".into(), operations: 1, verdict, sentence: String::new() };
+        let result = |verdict| WorkloadResult { name: "w".into(), operations: 1, verdict, sentence: String::new(), violation: None };
         let injected = Injected { missed: vec!["x".into()], ..Injected::default() };
         let good = floor(&[second(0), second(9)], &injected, Duration::from_secs(2), 1);
         let of = |results: &[WorkloadResult], trouble: Option<&str>| {

@@ -11,9 +11,10 @@ use crate::meter::Meter;
 use crate::nemesis::Kind;
 use crate::probe::Probe;
 use crate::random::Random;
-use crate::report::{self, Report, Verdict};
+use crate::report;
 use crate::screen::Screen;
 use crate::workload::{WORKLOADS, Workload};
+use check::report::{Report, Verdict, WorkloadResult};
 use client::{Client, Options};
 use clients::Clients;
 use daemon::{Exit, Failure};
@@ -90,6 +91,7 @@ fn shape(flags: &RunFlags) -> Shape {
         spares: SPARES,
         partitions: flags.partitions,
         replication: REPLICATION,
+        namespaces: flags.netns,
     }
 }
 
@@ -201,7 +203,7 @@ impl Plan<'_> {
         began: SystemTime,
         meter: &Meter,
         injected: Injected,
-        workloads: Vec<report::WorkloadResult>,
+        workloads: Vec<WorkloadResult>,
         verdict: Verdict,
         sentence: String,
         load_ended: Duration,

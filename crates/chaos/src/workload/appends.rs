@@ -1,46 +1,41 @@
-//! Lists that everybody appends to, by reading the list and comparing its version: every list that is ever read is the
-//! beginning of the list in the end, and holds every element that was acknowledged before, once.
+//! Lists that everybody appends to, by reading the list and comparing its version: strictly serializable, as far as
+//! lists show it.
 
 use super::record::{Outcome, get, put};
-use super::{Found, Judged, Seat, Workload, read_all};
+use super::{Seat, Workload, read_all};
 use crate::error::Error;
+use check::append::{Step, Transaction};
+use check::report::WorkloadResult;
 use client::{Client, PutOutcome};
 use futures::future::BoxFuture;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use types::Condition;
 
 /// Lists at a time, and how long before others take their place: lists travel as a whole.
 const LISTS: usize = 4;
 const GENERATION_US: u64 = 2_000_000;
+/// An element's number: its client's, then its own.
+const CLIENT_SHIFT: u32 = 40;
 
 struct Appends {
     prefix: String,
-    lists: Mutex<BTreeMap<String, List>>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct List {
-    /// Elements whose append was acknowledged, and those whose is unknown.
-    acknowledged: Vec<String>,
-    /// What reads saw, and how many elements had been acknowledged when each was called.
-    reads: Vec<(usize, String)>,
-    last: String,
+    history: Mutex<Vec<Transaction>>,
 }
 
 pub(super) fn make(prefix: &str) -> Arc<dyn Workload> {
-    Arc::new(Appends { prefix: prefix.to_owned(), lists: Mutex::default() })
+    Arc::new(Appends { prefix: prefix.to_owned(), history: Mutex::default() })
 }
 
 impl Workload for Appends {
     fn client(self: Arc<Self>, mut seat: Seat) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            let mut number = 0u64;
+            let mut element = seat.number << CLIENT_SHIFT;
             while seat.next().await {
-                number += 1;
+                element += 1;
                 let generation = seat.load.now_us() / GENERATION_US;
                 let key = format!("{}list-{generation}-{}", self.prefix, seat.random.below(LISTS));
-                self.append(&seat, key, format!("{}.{number}", seat.number)).await;
+                self.append(&seat, key, element).await;
             }
         })
     }
@@ -48,74 +43,74 @@ impl Workload for Appends {
     fn read_back<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let keys = self.keys();
+            let called_at = self.later_than_all();
             let found = read_all(client, keys.clone()).await?;
-            for (key, found) in keys.iter().zip(found) {
-                self.with(key, |list| list.last = found.map_or_else(String::new, |found| text(&found.value)));
+            for (key, found) in keys.into_iter().zip(found) {
+                let list = found.map_or(Vec::new(), |found| elements(&found.value));
+                let read = Step::Read { key: key.into(), list: Some(list) };
+                self.write_down(u64::MAX, called_at, Some(called_at + 1), vec![read], check::Outcome::Done);
             }
             Ok(())
         })
     }
 
-    fn verdict(&self) -> Judged {
-        let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        let operations = lists.values().map(|list| list.reads.len() + list.acknowledged.len()).sum::<usize>() as u64;
-        match lists.iter().find_map(|(key, list)| wrong(list).map(|what| format!("{key}: {what}"))) {
-            Some(sentence) => Judged { operations, found: Found::Violated, sentence },
-            None => {
-                let elements: usize = lists.values().map(|list| list.acknowledged.len()).sum();
-                let sentence = format!("{} lists, {elements} elements acknowledged, all in one order", lists.len());
-                Judged { operations, found: Found::Held, sentence }
-            }
-        }
+    fn verdict(&self, name: &str) -> WorkloadResult {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        WorkloadResult::judged(name, history.len() as u64, &check::append::check(&history))
     }
 
     fn keys(&self) -> Vec<String> {
-        self.lists.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let steps = history.iter().flat_map(|transaction| &transaction.operations);
+        let keys: BTreeSet<_> = steps.map(|(Step::Append { key, .. } | Step::Read { key, .. })| key).collect();
+        keys.into_iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect()
     }
 }
 
 impl Appends {
-    fn with<T>(&self, key: &str, change: impl FnOnce(&mut List) -> T) -> T {
-        change(self.lists.lock().unwrap_or_else(PoisonError::into_inner).entry(key.to_owned()).or_default())
-    }
-
-    async fn append(&self, seat: &Seat, key: String, element: String) {
-        let due = self.with(&key, |list| list.acknowledged.len());
-        let Outcome::Done(found) = get(seat, &key).await.outcome else { return };
-        let (list, condition) = match found {
-            None => (String::new(), Condition::Absent),
-            Some(found) => (text(&found.value), Condition::Version(found.version)),
+    async fn append(&self, seat: &Seat, key: String, element: u64) {
+        let read = get(seat, &key).await;
+        let Outcome::Done(found) = &read.outcome else { return };
+        let list = found.as_ref().map_or(Vec::new(), |found| elements(&found.value));
+        let condition = found.as_ref().map_or(Condition::Absent, |found| Condition::Version(found.version));
+        let longer: Vec<String> = list.iter().chain([&element]).map(u64::to_string).collect();
+        let written = put(seat, &key, longer.join(","), condition).await;
+        let append = Step::Append { key: key.clone().into(), element };
+        let read_step = Step::Read { key: key.into(), list: Some(list) };
+        let outcome = match &written.outcome {
+            // The comparison makes the two one transaction.
+            Outcome::Done(PutOutcome::Done(_)) => {
+                let both = vec![read_step, append];
+                self.write_down(seat.number, read.called_us, written.answered_at(), both, check::Outcome::Done);
+                return;
+            }
+            Outcome::Done(PutOutcome::ConditionFailed(_)) | Outcome::NotDone => check::Outcome::NotDone,
+            Outcome::Unknown => check::Outcome::Unknown,
         };
-        self.with(&key, |seen| seen.reads.push((due, list.clone())));
-        let longer = format!("{list}{element},");
-        if let Outcome::Done(PutOutcome::Done(_)) = put(seat, &key, longer, condition).await.outcome {
-            self.with(&key, |list| list.acknowledged.push(element));
-        }
+        self.write_down(seat.number, read.called_us, read.answered_at(), vec![read_step], check::Outcome::Done);
+        self.write_down(seat.number, written.called_us, written.answered_at(), vec![append], outcome);
+    }
+
+    fn write_down(
+        &self,
+        client: u64,
+        called_at: u64,
+        answered_at: Option<u64>,
+        operations: Vec<Step>,
+        outcome: check::Outcome,
+    ) {
+        let transaction = Transaction { client, called_at, answered_at, operations, outcome };
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).push(transaction);
+    }
+
+    fn later_than_all(&self) -> u64 {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.iter().filter_map(|transaction| transaction.answered_at).max().unwrap_or(0) + 1
     }
 }
 
-/// What is wrong with a list, if anything.
-fn wrong(list: &List) -> Option<String> {
-    let elements: Vec<&str> = list.last.split_terminator(',').collect();
-    let places: BTreeMap<&str, usize> = elements.iter().enumerate().map(|(place, element)| (*element, place)).collect();
-    if places.len() < elements.len() {
-        return Some("an element is there twice".to_owned());
-    }
-    if let Some(lost) = list.acknowledged.iter().find(|element| !places.contains_key(element.as_str())) {
-        return Some(format!("{lost} was acknowledged and is not there"));
-    }
-    for (due, read) in &list.reads {
-        if !list.last.starts_with(read.as_str()) {
-            return Some(format!("somebody read a list that the last one does not begin with: {read}"));
-        }
-        let seen: BTreeSet<&str> = read.split_terminator(',').collect();
-        if let Some(stale) = list.acknowledged[..*due].iter().find(|element| !seen.contains(element.as_str())) {
-            return Some(format!("{stale} was acknowledged before a read that did not see it"));
-        }
-    }
-    None
-}
-
-fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).into_owned()
+/// What is no list has an element that nobody has appended.
+fn elements(value: &[u8]) -> Vec<u64> {
+    let text = String::from_utf8_lossy(value);
+    text.split(',').map(|element| element.parse().unwrap_or(u64::MAX)).collect()
 }

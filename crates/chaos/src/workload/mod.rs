@@ -15,6 +15,7 @@ mod sets;
 use crate::error::Error;
 use crate::meter::{Ended, Meter};
 use crate::random::Random;
+use check::report::WorkloadResult;
 use client::Client;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -32,27 +33,10 @@ pub(crate) trait Workload: Send + Sync {
     fn read_back<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, Result<(), Error>>;
 
     /// What holds of everything that was heard. Slow; blocks.
-    fn verdict(&self) -> Judged;
+    fn verdict(&self, name: &str) -> WorkloadResult;
 
     /// Every key that it may have written.
     fn keys(&self) -> Vec<String>;
-}
-
-/// What a workload found.
-#[derive(Clone, Debug)]
-pub(crate) struct Judged {
-    /// Operations that were judged.
-    pub(crate) operations: u64,
-    pub(crate) found: Found,
-    /// For people: one line.
-    pub(crate) sentence: String,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Found {
-    Held,
-    Violated,
-    Undecided,
 }
 
 /// Makes a workload whose keys begin with a prefix.

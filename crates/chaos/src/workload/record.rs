@@ -32,6 +32,16 @@ pub(crate) struct Timed<T> {
     pub(crate) outcome: Outcome<T>,
 }
 
+impl<T> Timed<T> {
+    /// As the checkers have it: never, where nobody knows how it ended.
+    pub(crate) fn answered_at(&self) -> Option<u64> {
+        match self.outcome {
+            Outcome::Done(_) | Outcome::NotDone => Some(self.answered_us),
+            Outcome::Unknown => None,
+        }
+    }
+}
+
 /// Asks, and counts the answer.
 pub(crate) async fn timed<T>(seat: &Seat, question: impl Future<Output = Result<T, Error>>) -> Timed<T> {
     let called_us = seat.load.now_us();

@@ -4,12 +4,13 @@
 //! stays open to its end.
 
 use super::record::{Outcome, Timed, get, put, timed};
-use super::{Found, Judged, Seat, Workload, read_all};
+use super::{Seat, Workload, read_all};
 use crate::error::Error;
 use bytes::Bytes;
 use client::{Client, DeleteOutcome, PutOutcome};
 use futures::future::BoxFuture;
-use sim::checker::{Action, Heard, Operation, Rejection, STEPS_MAX, check};
+use check::register::{Action, Heard, Operation, Rejection, STEPS_MAX, check};
+use check::report::{Verdict, WorkloadResult};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use types::{Condition, MutationKind, Record, Seq, WriteOutcome};
@@ -45,7 +46,7 @@ impl Workload for Registers {
                     client: u64::MAX,
                     key: key.into(),
                     called_at,
-                    answered_at: u64::MAX,
+                    answered_at: called_at + 1,
                     action: Action::Get,
                     heard,
                 });
@@ -54,15 +55,14 @@ impl Workload for Registers {
         })
     }
 
-    fn verdict(&self) -> Judged {
+    fn verdict(&self, name: &str) -> WorkloadResult {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let operations = history.len() as u64;
-        let (found, sentence) = match check(&history, STEPS_MAX) {
-            Ok(checked) => (Found::Held, format!("{} keys, each linearizable", checked.keys)),
-            Err(rejection @ Rejection::NotLinearizable { .. }) => (Found::Violated, rejection.to_string()),
-            Err(rejection @ Rejection::Undecided { .. }) => (Found::Undecided, rejection.to_string()),
+        let (verdict, sentence) = match check(&history, STEPS_MAX) {
+            Ok(checked) => (Verdict::Held, format!("{} keys, each linearizable", checked.keys)),
+            Err(rejection @ Rejection::NotLinearizable { .. }) => (Verdict::Violated, rejection.to_string()),
+            Err(rejection @ Rejection::Undecided { .. }) => (Verdict::Undecided, rejection.to_string()),
         };
-        Judged { operations, found, sentence }
+        WorkloadResult { name: name.to_owned(), operations: history.len() as u64, verdict, sentence, violation: None }
     }
 
     fn keys(&self) -> Vec<String> {
