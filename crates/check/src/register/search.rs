@@ -1,234 +1,320 @@
-//! The search for an order: Wing and Gong's, with Lowe's memory of what was tried (Testing for linearizability, 2017),
-//! on the linked list that Porcupine uses.
+//! The search for an order: Wing and Gong's, with Lowe's memory of what was tried (Testing for linearizability, 2017).
 //!
-//! Calls and answers stand in a list by time. The search takes any call that stands before the first answer, lets it
-//! happen, and takes call and answer out of the list; where no call before the first answer can happen next, the search
-//! goes back. A set of operations that have happened, together with the register they left, is tried once. The set is
-//! known by the sum of random 128-bit numbers, one for each operation: two sets with one sum are less likely than a
-//! broken machine.
+//! At each node, some operations have happened and left a register. An operation can be next if its call comes before
+//! the first answer of all that have not happened. What versions settle is in [`Plan`]; this leaves three kinds of steps:
 //!
-//! Operations without an answer stand in a list of their own and are tried last, and only where they make a difference.
-//! If the next one sees and leaves the same without it, it is left out; if the next one only looks and could look before
-//! it, it waits. Every history that has an order has one of this form: leave out what can be left out, then move what
-//! can wait as far back as it goes. Without this rule each unknown write would double the search.
+//! * An answer that the key has no value is placed as soon as it can be: it changes nothing, so that never hurts.
+//! * Of the operations with a settled place, the next one.
+//! * One of the unanswered requests that nobody saw, only where it makes a difference: if the next operation sees and
+//!   leaves the same without it, it is left out; if the next one only looks and could look before it, it waits; and an
+//!   unconditional one makes whatever unanswered one came right before it pointless. Every history that has an order has
+//!   one of this form: leave out what can be left out, then move what can wait as far back as it goes.
+//!
+//! A node from which there is no way is remembered: by the place in the order, by what else has happened, and by the
+//! register. What else has happened is known by the sum of random 128-bit numbers, one for each operation or class: two
+//! sets with one sum are less likely than a broken machine. A history in which nothing is wrong is walked through in a
+//! line, and nothing is remembered.
 
+use super::Operation;
 use super::model::Register;
-use super::{Heard, Operation};
+use super::plan::{Class, Plan};
+use super::stuck::Stuck;
 use crate::random::Random;
 use rustc_hash::FxHashSet;
-use std::fmt::Write;
 
 pub(super) enum Failure {
     /// The bound was reached.
     Undecided,
-    /// There is no order; what to show of it.
-    Impossible(String),
+    /// There is no order.
+    Impossible(Stuck),
 }
 
-const NONE: usize = usize::MAX;
-/// The heads of the two lists: of what was answered, and of calls that never were.
-const ANSWERED: usize = 0;
-const OPEN: usize = 1;
-/// Operations shown of the longest part that could be explained.
-const SHOWN_MAX: usize = 8;
-
-/// Calls and answers, linked. A node's number is its place in time, but for the two heads.
+/// A list of 1 to n, from which numbers can be taken out and put back again, the last one first. 0 is its head.
 struct List {
     next: Vec<usize>,
     previous: Vec<usize>,
-    /// The operation, and whether this is its call.
-    node: Vec<(usize, bool)>,
-    /// By operation: its answer's node; open operations have none.
-    answer: Vec<usize>,
 }
 
 impl List {
-    fn new(operations: &[&Operation]) -> List {
-        // At one instant calls come first: what might overlap does.
-        let mut events: Vec<(u64, bool, usize)> = Vec::with_capacity(operations.len() * 2);
-        for (index, operation) in operations.iter().enumerate() {
-            events.push((operation.called_at, false, index));
-            if operation.heard != Heard::Unknown {
-                events.push((operation.answered_at.max(operation.called_at), true, index));
-            }
-        }
-        events.sort_unstable();
-        let mut list = List {
-            next: vec![NONE; events.len() + 2],
-            previous: vec![NONE; events.len() + 2],
-            node: vec![(NONE, false); 2],
-            answer: vec![NONE; operations.len()],
-        };
-        let mut ends = [ANSWERED, OPEN];
-        for (at, (_, is_answer, index)) in (2..).zip(events) {
-            let which = if operations[index].heard == Heard::Unknown { OPEN } else { ANSWERED };
-            list.node.push((index, !is_answer));
-            list.previous[at] = ends[which];
-            list.next[ends[which]] = at;
-            ends[which] = at;
-            if is_answer {
-                list.answer[index] = at;
-            }
-        }
-        list
+    fn new(length: usize) -> List {
+        let next = (1..=length).chain([0]).collect();
+        List { next, previous: [length].into_iter().chain(0..length).collect() }
     }
 
-    /// Operations not taken out whose calls come before the node `end`.
-    fn calls_before(&self, end: usize) -> Vec<usize> {
-        let walk =
-            |head: usize| std::iter::successors(Some(head), |at| Some(self.next[*at]).filter(|next| *next < end));
-        [OPEN, ANSWERED].into_iter().flat_map(walk).filter(|at| self.node[*at].1).map(|at| self.node[at].0).collect()
+    fn first(&self) -> Option<usize> {
+        Some(self.next[0]).filter(|number| *number != 0)
     }
 
-    fn take_out(&mut self, at: usize) {
-        let (before, after) = (self.previous[at], self.next[at]);
-        self.next[before] = after;
-        if after != NONE {
-            self.previous[after] = before;
-        }
+    fn take_out(&mut self, number: usize) {
+        let (before, after) = (self.previous[number], self.next[number]);
+        (self.next[before], self.previous[after]) = (after, before);
     }
 
-    fn put_back(&mut self, at: usize) {
-        let (before, after) = (self.previous[at], self.next[at]);
-        self.next[before] = at;
-        if after != NONE {
-            self.previous[after] = at;
-        }
+    fn put_back(&mut self, number: usize) {
+        let (before, after) = (self.previous[number], self.next[number]);
+        (self.next[before], self.previous[after]) = (number, number);
     }
+}
+
+#[derive(Clone, Copy)]
+enum Taken {
+    /// The next one with a settled place.
+    Next,
+    /// Of the lookers, this one by call.
+    Looker(usize),
+    /// One of this class.
+    Open(usize),
 }
 
 /// One operation that was let happen.
 struct Step {
-    call: usize,
+    taken: Taken,
     before: Register,
-    /// Of an operation without an answer: the first answer that stood in the list.
-    limit: Option<usize>,
-    /// Nothing else needed trying here: the operation only looked, and saw what is there.
-    only_choice: bool,
+    /// What was before the last step, if that was an unanswered request.
+    before_open: Option<Register>,
+    /// Which class to try next at the node where this was taken.
+    choice: usize,
 }
+
+pub(super) struct Search<'a> {
+    pub(super) operations: &'a [&'a Operation],
+    pub(super) plan: Plan,
+    /// Place in the plan's order.
+    pub(super) at: usize,
+    pub(super) register: Register,
+    /// How many lookers have happened.
+    pub(super) looked: usize,
+    before_open: Option<Register>,
+    /// Lookers that have not happened, by call and by answer; numbers of both lists are ranks plus one.
+    by_call: List,
+    by_answer: List,
+    /// By rank of answer: the answer and the operation. By rank of call: the rank of the answer.
+    answers: Vec<(u64, usize)>,
+    answer_rank: Vec<usize>,
+    /// How many of each class have happened.
+    used: Vec<usize>,
+    /// What has happened besides the settled places: sums of these.
+    names: Vec<u128>,
+    happened: u128,
+    steps: Vec<Step>,
+}
+
+type Node = (usize, [u64; 2], Register, Option<Register>);
 
 /// How many steps it took to find an order.
 pub(super) fn search(operations: &[&Operation], steps_max: u64) -> Result<u64, Failure> {
-    let mut list = List::new(operations);
-    let mut random = Random::new(0);
-    let names: Vec<u128> =
-        operations.iter().map(|_| u128::from(random.number()) << 64 | u128::from(random.number())).collect();
-    let mut tried: FxHashSet<(u128, Register, Option<Register>)> = FxHashSet::default();
-    let mut register = Register::default();
-    let mut happened = 0u128;
-    let mut unexplained = list.answer.iter().filter(|answer| **answer != NONE).count();
-    let mut steps: Vec<Step> = Vec::new();
-    let mut longest = Longest { unexplained: unexplained + 1, ..Longest::default() };
+    let mut search = Search::new(operations);
+    if let Some(stuck) = Stuck::settled(&search.plan, operations) {
+        return Err(Failure::Impossible(stuck));
+    }
+    let mut hopeless: FxHashSet<Node> = FxHashSet::default();
+    let mut stuck = Stuck::default();
     let mut taken = 0;
-    let mut at = list.next[ANSWERED];
-    // The first answer in the list, once the search looks at open operations.
-    let mut limit = None;
-    while unexplained > 0 {
+    // The class to try next at this node; `None`: nothing was tried here.
+    let mut choice = None;
+    loop {
         taken += 1;
         if taken > steps_max {
             return Err(Failure::Undecided);
         }
-        if limit.is_none() && !list.node[at].1 {
-            if unexplained < longest.unexplained {
-                longest = Longest::new(unexplained, &steps, register, &list, at);
-            }
-            limit = Some(at);
-            at = list.next[OPEN];
-        }
-        // What can't happen any more after this can't happen after anything that follows.
-        let is_dead = limit.is_none() && register.is_past(operations[list.node[at].0]);
-        if !is_dead && at < limit.unwrap_or(NONE) {
-            let index = list.node[at].0;
-            let after = register.after(operations, index).filter(|after| {
-                let only_looks = *after == register;
-                let is_needless = |last: &Step| {
-                    let without = last.before.after(operations, index);
-                    without == Some(*after) || only_looks && without == Some(last.before)
-                };
-                let last_open = steps.last().filter(|last| last.limit.is_some());
-                let sum = happened.wrapping_add(names[index]);
-                !last_open.is_some_and(is_needless) && tried.insert((sum, *after, limit.map(|_| register)))
-            });
-            let Some(after) = after else {
-                at = list.next[at];
+        let mut is_hopeless = false;
+        if choice.is_none() {
+            if search.look() {
                 continue;
-            };
-            steps.push(Step { call: at, before: register, limit, only_choice: limit.is_none() && after == register });
-            register = after;
-            happened = happened.wrapping_add(names[index]);
-            list.take_out(at);
-            if limit.is_none() {
-                unexplained -= 1;
-                list.take_out(list.answer[index]);
             }
-            (at, limit) = (list.next[ANSWERED], None);
-            continue;
+            if search.is_done() {
+                return Ok(taken);
+            }
+            is_hopeless = hopeless.contains(&search.node());
+            if !is_hopeless && search.take_next() {
+                continue;
+            }
+            stuck.note(&search);
         }
-        // Nothing can happen before the first answer, or something never can: back to the last choice.
+        if !is_hopeless {
+            if search.take_open(choice.unwrap_or(0), &mut taken) {
+                choice = None;
+                continue;
+            }
+            hopeless.insert(search.node());
+        }
+        match search.back() {
+            Some(next_choice) => choice = Some(next_choice),
+            None => return Err(Failure::Impossible(stuck)),
+        }
+    }
+}
+
+impl<'a> Search<'a> {
+    fn new(operations: &'a [&'a Operation]) -> Search<'a> {
+        let plan = Plan::new(operations);
+        let lookers = plan.lookers.len();
+        let mut ranked: Vec<(u64, usize, usize)> = (plan.lookers.iter().enumerate())
+            .map(|(rank, index)| (operations[*index].answer().unwrap_or(u64::MAX), *index, rank))
+            .collect();
+        ranked.sort_unstable();
+        let mut answer_rank = vec![0; lookers];
+        for (rank, (_, _, by_call)) in ranked.iter().enumerate() {
+            answer_rank[*by_call] = rank;
+        }
+        let mut random = Random::new(0);
+        let names = (0..lookers + plan.classes.len())
+            .map(|_| u128::from(random.number()) << 64 | u128::from(random.number()))
+            .collect();
+        Search {
+            operations,
+            at: 0,
+            looked: 0,
+            register: Register::default(),
+            before_open: None,
+            by_call: List::new(lookers),
+            by_answer: List::new(lookers),
+            answers: ranked.into_iter().map(|(answer, index, _)| (answer, index)).collect(),
+            answer_rank,
+            used: vec![0; plan.classes.len()],
+            names,
+            happened: 0,
+            steps: Vec::new(),
+            plan,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.at == self.plan.order.len() && self.by_call.first().is_none()
+    }
+
+    fn node(&self) -> Node {
+        (self.at, [(self.happened >> 64) as u64, self.happened as u64], self.register, self.before_open)
+    }
+
+    /// The first answer of all that have not happened, and whose it is: what happens next was called before.
+    pub(super) fn first_answer(&self) -> (u64, usize) {
+        let looker = self.by_answer.first().map(|number| self.answers[number - 1]);
+        looker.unwrap_or((u64::MAX, usize::MAX)).min(self.plan.first_answer[self.at])
+    }
+
+    /// The operations that happened last, oldest first, at most this many.
+    pub(super) fn last(&self, count: usize) -> Vec<usize> {
+        let mut at = self.at;
+        let mut last: Vec<usize> = (self.steps.iter().rev().take(count))
+            .map(|step| match step.taken {
+                Taken::Looker(number) => self.plan.lookers[number - 1],
+                Taken::Open(class) => self.plan.classes[class].index,
+                Taken::Next => {
+                    at -= 1;
+                    self.plan.order[at].index
+                }
+            })
+            .collect();
+        last.reverse();
+        last
+    }
+
+    fn push(&mut self, taken: Taken, after: Register, choice: usize) {
+        self.steps.push(Step { taken, before: self.register, before_open: self.before_open, choice });
+        self.before_open = matches!(taken, Taken::Open(_)).then_some(self.register);
+        self.register = after;
+    }
+
+    /// Lets the first looker happen, if the key has no value.
+    fn look(&mut self) -> bool {
+        if !self.register.is_absent() {
+            return false;
+        }
+        let Some(number) = self.by_call.first() else { return false };
+        let index = self.plan.lookers[number - 1];
+        let is_called = self.operations[index].called_at <= self.first_answer().0;
+        if !is_called || self.register.after(self.operations, index).is_none() {
+            return false;
+        }
+        self.push(Taken::Looker(number), self.register, usize::MAX);
+        self.looked += 1;
+        self.by_call.take_out(number);
+        self.by_answer.take_out(self.answer_rank[number - 1] + 1);
+        self.happened = self.happened.wrapping_add(self.names[number - 1]);
+        true
+    }
+
+    /// The register after the next settled one, whatever the time.
+    fn after_next(&self, register: Register) -> Option<Register> {
+        let next = self.plan.order.get(self.at)?;
+        let after = register.after(self.operations, next.index)?;
+        if next.is_found_out { after.bind(next.version) } else { Some(after) }
+    }
+
+    /// Lets the next settled one happen, if it can.
+    fn take_next(&mut self) -> bool {
+        let Some(next) = self.plan.order.get(self.at) else { return false };
+        if self.operations[next.index].called_at > self.first_answer().0 {
+            return false;
+        }
+        let Some(after) = self.after_next(self.register) else { return false };
+        if let Some(before) = self.before_open {
+            let without = self.after_next(before);
+            let only_looks = after == self.register;
+            if without == Some(after) || only_looks && without == Some(before) {
+                return false;
+            }
+        }
+        self.push(Taken::Next, after, 0);
+        self.at += 1;
+        true
+    }
+
+    /// Lets an unanswered request happen, from the choice `first` on.
+    fn take_open(&mut self, first: usize, tried: &mut u64) -> bool {
+        let last_call = self.first_answer().0;
+        let classes = self.plan.classes_for(&self.register, self.operations, self.at);
+        for (choice, class) in classes.into_iter().enumerate().skip(first) {
+            *tried += 1;
+            let Some(after) = self.after_open(class, last_call) else { continue };
+            self.push(Taken::Open(class), after, choice + 1);
+            self.used[class] += 1;
+            self.happened = self.happened.wrapping_add(self.names[self.plan.lookers.len() + class]);
+            return true;
+        }
+        false
+    }
+
+    fn after_open(&self, class: usize, last_call: u64) -> Option<Register> {
+        let Class { index, called_at, is_conditional } = &self.plan.classes[class];
+        called_at.get(self.used[class]).filter(|called_at| **called_at <= last_call)?;
+        let after = self.register.after(self.operations, *index)?;
+        if let Some(before) = self.before_open {
+            let is_pointless =
+                !is_conditional || after == before || before.after(self.operations, *index) == Some(after);
+            (!is_pointless).then_some(())?;
+        }
+        // What the next one can't come after any more would never be explained.
+        let is_past = self.plan.order.get(self.at).is_some_and(|next| match next.is_found_out {
+            true => next.version <= after.last_version(),
+            false => after.is_past(self.operations[next.index]),
+        });
+        (!is_past).then_some(after)
+    }
+
+    /// Takes back the last step that was a choice; says which choice is next at its node.
+    fn back(&mut self) -> Option<usize> {
         loop {
-            let Some(step) = steps.pop() else { return Err(Failure::Impossible(longest.explain(operations))) };
-            let (index, _) = list.node[step.call];
-            if step.limit.is_none() {
-                unexplained += 1;
-                list.put_back(list.answer[index]);
+            let step = self.steps.pop()?;
+            (self.register, self.before_open) = (step.before, step.before_open);
+            match step.taken {
+                Taken::Looker(number) => {
+                    self.looked -= 1;
+                    self.by_answer.put_back(self.answer_rank[number - 1] + 1);
+                    self.by_call.put_back(number);
+                    self.happened = self.happened.wrapping_sub(self.names[number - 1]);
+                }
+                Taken::Next => {
+                    self.at -= 1;
+                    return Some(step.choice);
+                }
+                Taken::Open(class) => {
+                    self.used[class] -= 1;
+                    self.happened = self.happened.wrapping_sub(self.names[self.plan.lookers.len() + class]);
+                    return Some(step.choice);
+                }
             }
-            list.put_back(step.call);
-            register = step.before;
-            happened = happened.wrapping_sub(names[index]);
-            (at, limit) = (list.next[step.call], step.limit);
-            if !step.only_choice {
-                break;
-            }
         }
-    }
-    Ok(taken)
-}
-
-/// The part that could be explained best.
-#[derive(Default)]
-struct Longest {
-    unexplained: usize,
-    explained: usize,
-    register: Register,
-    blocked: usize,
-    last: Vec<usize>,
-    waiting: Vec<usize>,
-}
-
-impl Longest {
-    fn new(unexplained: usize, steps: &[Step], register: Register, list: &List, blocked: usize) -> Longest {
-        let shown = &steps[steps.len().saturating_sub(SHOWN_MAX)..];
-        Longest {
-            unexplained,
-            explained: steps.len(),
-            register,
-            blocked: list.node[blocked].0,
-            last: shown.iter().map(|step| list.node[step.call].0).collect(),
-            waiting: list.calls_before(blocked),
-        }
-    }
-
-    fn explain(&self, operations: &[&Operation]) -> String {
-        let mut text =
-            format!("  {} of {} operations can be put in order; the last:\n", self.explained, operations.len());
-        let mut line = |what: &dyn std::fmt::Display| {
-            // Writing to a String can't fail.
-            let _ = writeln!(text, "{what}");
-        };
-        for index in &self.last {
-            line(&format_args!("    {}", operations[*index]));
-        }
-        line(&format_args!("  the key then has {}", self.register.describe(operations)));
-        if let Some(blocked) = operations.get(self.blocked) {
-            line(&format_args!("  and this can't be explained:\n    {blocked}"));
-        }
-        let waiting: Vec<_> = self.waiting.iter().filter(|index| **index != self.blocked).collect();
-        if !waiting.is_empty() {
-            line(&"  not yet placed, called before that was answered:");
-        }
-        for index in waiting.iter().rev().take(SHOWN_MAX) {
-            line(&format_args!("    {}", operations[**index]));
-        }
-        text
     }
 }

@@ -135,7 +135,8 @@ fn deletes() {
 fn what_is_not_decided_is_said_so() {
     let mut history: Vec<_> = (0..24).map(|i| operation(0, 0, put(&format!("v{i}")), Heard::Unknown)).collect();
     history.push(operation(1, 2, Action::Get, found(1, "other")));
-    assert!(matches!(check(&history, 20), Err(Rejection::Undecided { operations: 25, steps_max: 20, .. })));
+    assert!(matches!(check(&history, 2), Err(Rejection::Undecided { operations: 25, steps_max: 2, .. })));
+    rejects(&history);
 }
 
 /// Guards against a search that takes time squared: long histories of a few busy clients.
