@@ -18,9 +18,9 @@ use client::Leaders;
 use faults::Fault;
 use rustix::process::Signal;
 use std::fs::File;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-use std::path::PathBuf;
 
 pub(crate) use process::{Process, State, die_with_parent, in_words};
 pub(crate) use root::{Root, clean_up_on_panic};

@@ -163,8 +163,11 @@ pub(crate) fn delete_all() {
 /// Runs `ip`; what it printed.
 fn ip(arguments: &[&str]) -> Result<String, Error> {
     let action = || format!("run `ip {}`", arguments.join(" "));
-    let output =
-        Command::new("ip").args(arguments).stdin(Stdio::null()).output().map_err(|error| Error::machine(action())(error))?;
+    let output = Command::new("ip")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| Error::machine(action())(error))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

@@ -101,15 +101,20 @@ impl Plan<'_> {
             }
             Some(_) => None,
         };
+        if injected.trouble.is_none() && recovery.is_none() {
+            let (kind, waited) = (kind.name(), PATIENT_TIMEOUT.as_secs());
+            injected.trouble = Some(format!(
+                "after {kind} of {target}: the cluster says that it is whole, and for {waited} s some partition accepts no put"
+            ));
+        }
         let since = |at: Instant| at.saturating_duration_since(clients.load.began);
         injected.disturbed.push((since(began), since(Instant::now())));
         let back = match (recovery, &injected.trouble) {
             (Some(recovery), _) => format!("served again after {} ms", recovery.as_millis()),
-            (None, Some(trouble)) => trouble.clone(),
-            (None, None) => "no recovery time".to_owned(),
+            (None, trouble) => trouble.clone().unwrap_or_default(),
         };
         let what = landed.as_deref().unwrap_or("DID NOT LAND");
-        screen.fault_is_over(&format!("{:<13}{target:<22}{what}; {back}", kind.name()), recovery);
+        screen.fault_is_over(&format!("{:<13}{target:<28}  {what}; {back}", kind.name()), recovery);
         injected.spans.push(FaultSpan {
             kind: kind.name().to_owned(),
             target,

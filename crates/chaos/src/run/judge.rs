@@ -78,16 +78,20 @@ pub(super) fn verdict(
         return (Verdict::LoadTooLow, failure);
     }
     let operations: u64 = workloads.iter().map(|result| result.operations).sum();
-    let (faults, least) = (injected.spans.len(), floor.least.map_or(0, |(_, done)| done));
+    let (faults, least) = (counted(injected.spans.len(), "fault"), floor.least.map_or(0, |(_, done)| done));
     let mut sentence = format!(
-        "{operations} operations under {faults} faults are explained; {least} operations or more in each of {} seconds \
-         without a fault",
-        floor.seconds
+        "{operations} operations under {faults} are explained; {least} operations or more in each of {} without a fault",
+        counted(floor.seconds, "second")
     );
     if !injected.left_out.is_empty() {
         sentence.push_str(&format!("; there was no time for {}", injected.left_out.join(", ")));
     }
     (Verdict::Held, sentence)
+}
+
+/// `1 fault`, `2 faults`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -116,7 +120,13 @@ mod tests {
     /// Guards against a violation that is hidden by something less.
     #[test]
     fn the_worst_wins() {
-        let result = |verdict| WorkloadResult { name: "w".into(), operations: 1, verdict, sentence: String::new(), violation: None };
+        let result = |verdict| WorkloadResult {
+            name: "w".into(),
+            operations: 1,
+            verdict,
+            sentence: String::new(),
+            violation: None,
+        };
         let injected = Injected { missed: vec!["x".into()], ..Injected::default() };
         let good = floor(&[second(0), second(9)], &injected, Duration::from_secs(2), 1);
         let of = |results: &[WorkloadResult], trouble: Option<&str>| {

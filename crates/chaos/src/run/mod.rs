@@ -239,10 +239,8 @@ fn summary(report: &Report, flags: &RunFlags) -> String {
     let mut recoveries: Vec<u64> = report.faults.iter().filter_map(|fault| fault.recovery_ms).collect();
     recoveries.sort_unstable();
     if let (Some(worst), Some(median)) = (recoveries.last(), recoveries.get(recoveries.len() / 2)) {
-        let count = report.faults.len();
-        lines.push(format!(
-            "  {count} faults; every partition served again after {median} ms (median), {worst} ms (worst)"
-        ));
+        let faults = judge::counted(report.faults.len(), "fault");
+        lines.push(format!("  {faults}; every partition served again after {median} ms (median), {worst} ms (worst)"));
     }
     lines.push(String::new());
     lines.push(format!("{}: {}", word(report.verdict), report.sentence));

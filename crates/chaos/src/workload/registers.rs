@@ -7,10 +7,10 @@ use super::record::{Outcome, Timed, get, put, timed};
 use super::{Seat, Workload, read_all};
 use crate::error::Error;
 use bytes::Bytes;
+use check::register::{Action, Heard, Operation, STEPS_MAX, judge};
+use check::report::WorkloadResult;
 use client::{Client, DeleteOutcome, PutOutcome};
 use futures::future::BoxFuture;
-use check::register::{Action, Heard, Operation, Rejection, STEPS_MAX, check};
-use check::report::{Verdict, WorkloadResult};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use types::{Condition, MutationKind, Record, Seq, WriteOutcome};
@@ -57,12 +57,7 @@ impl Workload for Registers {
 
     fn verdict(&self, name: &str) -> WorkloadResult {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let (verdict, sentence) = match check(&history, STEPS_MAX) {
-            Ok(checked) => (Verdict::Held, format!("{} keys, each linearizable", checked.keys)),
-            Err(rejection @ Rejection::NotLinearizable { .. }) => (Verdict::Violated, rejection.to_string()),
-            Err(rejection @ Rejection::Undecided { .. }) => (Verdict::Undecided, rejection.to_string()),
-        };
-        WorkloadResult { name: name.to_owned(), operations: history.len() as u64, verdict, sentence, violation: None }
+        judge(name, &history, STEPS_MAX)
     }
 
     fn keys(&self) -> Vec<String> {
