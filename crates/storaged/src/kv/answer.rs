@@ -1,6 +1,5 @@
 //! A replica's answer as the client hears it.
 
-use crate::clock;
 use replcore::Answer;
 use types::{ErrorCode, NodeId, PartitionId, View};
 use wire::v1;
@@ -44,7 +43,8 @@ pub(crate) fn refusal(
         result: Some(Wire::Error(wire::convert::error(code, format!("{place}: {what}")))),
         epoch: view.map_or(0, |view| view.epoch.0),
         primary_hint: primary.map_or(0, |primary| primary.0),
-        server_time_ms: if code == ErrorCode::StampTooOld { clock::calendar_ms() } else { 0 },
+        // Where it matters, who knows the partition's sets it.
+        server_time_ms: 0,
     }
 }
 
