@@ -54,6 +54,18 @@ pub enum Error {
         /// Why it is not known.
         message: String,
     },
+    /// Somebody else holds the lock.
+    #[error("{holder} holds it")]
+    Held {
+        /// Who.
+        holder: String,
+    },
+    /// A lease has ended, or can't be counted on any more.
+    #[error("{message}")]
+    LeaseGone {
+        /// Which, and what follows.
+        message: String,
+    },
     /// The list of viewleaders or another option can't be used.
     #[error("{0}")]
     Usage(String),
