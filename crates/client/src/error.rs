@@ -1,6 +1,6 @@
 //! Why something was not done, or is not known to be done.
 
-use types::ErrorCode;
+use types::{ErrorCode, FencingToken};
 
 /// What a caller hears when there is no answer to give. Each reads as one line.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -53,6 +53,14 @@ pub enum Error {
     Unknown {
         /// Why it is not known.
         message: String,
+    },
+    /// The write came with a fencing token that is not the newest any more: it was not done, and never will be.
+    #[error("denied: the lock was granted again since, with token {}; this one is {}", newest.0, token.0)]
+    Fenced {
+        /// What the write came with.
+        token: FencingToken,
+        /// What the partition has seen.
+        newest: FencingToken,
     },
     /// Somebody else holds the lock.
     #[error("{holder} holds it")]

@@ -127,7 +127,10 @@ async fn keep_alive(globals: &Globals, flags: &KeepAliveFlags) -> Result<Exit, F
         );
     }
     let kept = coordination.adopt(*lease).await.map_err(failure::of)?;
-    output::note(&format!("lease {lease} is kept alive; Ctrl-C ends that, and the lease {} later", seconds(kept.ttl())));
+    output::note(&format!(
+        "lease {lease} is kept alive; Ctrl-C ends that, and the lease {} later",
+        seconds(kept.ttl())
+    ));
     tokio::select! {
         () = kept.lost() => Err(gone(*lease)),
         stopped = daemon::shutdown::requested(false) => match stopped {
@@ -152,7 +155,11 @@ fn text(leases: &[LeaseStatus]) -> String {
     };
     let rows: Vec<_> = leases.iter().map(row).collect();
     let count = counted(leases.len(), "lease");
-    if rows.is_empty() { count } else { format!("{}\n\n{count}", output::table(&["lease", "time", "left", "locks"], &rows)) }
+    if rows.is_empty() {
+        count
+    } else {
+        format!("{}\n\n{count}", output::table(&["lease", "time", "left", "locks"], &rows))
+    }
 }
 
 fn lease_json(status: &LeaseStatus) -> Value {

@@ -22,5 +22,5 @@ pub use ids::{
 };
 pub use position::{PartitionCount, Position};
 pub use record::{Record, RecordKey, RecordKind};
-pub use request::{Condition, Mutation, MutationKind, RequestId, Stamp, WriteOutcome};
+pub use request::{Condition, Fence, Mutation, MutationKind, RequestId, Stamp, WriteOutcome};
 pub use view::{Configuration, Duty, NodeInfo, View, ViewDelta, ViewError};

@@ -190,7 +190,9 @@ impl Link {
             let silent = [asked, owing].into_iter().flatten().min().map(|since| since.max(stream.heard) + SILENCE_MAX);
             let renew = match stream.asked {
                 Some(_) => None,
-                None => Some(self.kept.values().map(|kept| kept.renew_at).fold(stream.heard + PING_EVERY, Instant::min)),
+                None => {
+                    Some(self.kept.values().map(|kept| kept.renew_at).fold(stream.heard + PING_EVERY, Instant::min))
+                }
             };
             let wake = [silent, renew].into_iter().flatten().min().unwrap_or(now + PING_EVERY);
             tokio::select! {
@@ -261,10 +263,8 @@ impl Link {
         }
         self.numbers += 1;
         let leases = due.iter().map(|lease| lease.0).collect();
-        let message = v1::CoordinationRequest {
-            number: self.numbers,
-            request: Some(Request::Keep(v1::KeepLeases { leases })),
-        };
+        let message =
+            v1::CoordinationRequest { number: self.numbers, request: Some(Request::Keep(v1::KeepLeases { leases })) };
         stream.asked = Some((self.numbers, now, due));
         self.send(stream, message)
     }

@@ -108,9 +108,7 @@ impl RaftStateMachine<GroupTypes> for Machine {
             self.applied = Some(entry.log_id);
             outcomes.push(match entry.payload {
                 EntryPayload::Blank => None,
-                EntryPayload::Normal(Command::Coordinate(requests)) => {
-                    Some(self.board.apply(&self.state, &requests))
-                }
+                EntryPayload::Normal(Command::Coordinate(requests)) => Some(self.board.apply(&self.state, &requests)),
                 EntryPayload::Normal(command) => Some(self.state.apply(&command)),
                 EntryPayload::Membership(membership) => {
                     self.set_membership(StoredMembership::new(Some(entry.log_id), membership), self.minted());
