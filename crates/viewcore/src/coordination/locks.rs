@@ -129,18 +129,19 @@ impl Locks {
             touched.insert(name.to_owned());
             return Ok(Done::Held(token));
         }
+        if !wait {
+            return Err(Refusal::HeldBy { holder: held.client.clone() });
+        }
         if let Some(ahead) = lock.queue.iter().position(|waiting| waiting.client == claim.client) {
+            if is_of(&lock.queue[ahead], claim.lease, claim.number) {
+                return Ok(Done::Queued { ahead });
+            }
             is_newer(&lock.queue[ahead], claim)?;
             // It keeps its place, whatever it stands on now.
             let before = std::mem::replace(&mut lock.queue[ahead], claim.clone());
-            if !is_of(&before, claim.lease, claim.number) {
-                self.moved(leases, name, &before, claim.lease);
-                touched.insert(name.to_owned());
-            }
+            self.moved(leases, name, &before, claim.lease);
+            touched.insert(name.to_owned());
             return Ok(Done::Queued { ahead });
-        }
-        if !wait {
-            return Err(Refusal::HeldBy { holder: held.client.clone() });
         }
         let ahead = lock.queue.len();
         if ahead >= LOCK_QUEUE_MAX {
