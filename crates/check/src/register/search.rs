@@ -265,10 +265,14 @@ impl<'a> Search<'a> {
     fn take_open(&mut self, first: usize, tried: &mut u64) -> bool {
         let last_call = self.first_answer().0;
         let classes = self.plan.classes_for(&self.register, self.operations, self.at);
-        for (choice, class) in classes.into_iter().enumerate().skip(first) {
+        for (choice, class) in classes.iter().copied().enumerate().skip(first) {
             *tried += 1;
             let Some(after) = self.after_open(class, last_call) else { continue };
-            if !self.is_useful(class, after, last_call) {
+            // A conditional one that does the same here goes first, and alone: the other can take its place anywhere.
+            let is_conditional = |class: usize| self.plan.classes[class].is_conditional;
+            let does_same = |other: usize| is_conditional(other) && self.after_open(other, last_call) == Some(after);
+            let is_spared = !is_conditional(class) && classes[..choice].iter().any(|other| does_same(*other));
+            if is_spared || !self.is_useful(class, after, last_call) {
                 continue;
             }
             self.push(Taken::Open(class), after, choice + 1);
@@ -280,12 +284,12 @@ impl<'a> Search<'a> {
     }
 
     fn after_open(&self, class: usize, last_call: u64) -> Option<Register> {
-        let Class { index, called_at, is_conditional } = &self.plan.classes[class];
+        let Class { called_at, is_conditional, .. } = &self.plan.classes[class];
         called_at.get(self.used[class]).filter(|called_at| **called_at <= last_call)?;
-        let after = self.register.after(self.operations, *index)?;
+        let after_it = |register| self.plan.after(class, register, self.operations);
+        let after = after_it(self.register)?;
         if let Some(before) = self.before_open {
-            let is_pointless =
-                !is_conditional || after == before || before.after(self.operations, *index) == Some(after);
+            let is_pointless = !is_conditional || after == before || after_it(before) == Some(after);
             (!is_pointless).then_some(())?;
         }
         // What the next one can't come after any more would never be explained.
@@ -309,11 +313,11 @@ impl<'a> Search<'a> {
         });
         is_next
             || self.plan.classes_for(&after, self.operations, self.at).into_iter().any(|other| {
-                let Class { index, called_at, is_conditional } = &self.plan.classes[other];
+                let Class { called_at, is_conditional, .. } = &self.plan.classes[other];
                 let used = self.used[other] + usize::from(other == class);
                 let is_there = called_at.get(used).is_some_and(|called_at| *called_at <= last_call);
-                let without = self.register.after(self.operations, *index);
-                let then = || after.after(self.operations, *index);
+                let without = self.plan.after(other, self.register, self.operations);
+                let then = || self.plan.after(other, after, self.operations);
                 *is_conditional && is_there && then().is_some_and(|then| Some(then) != without && then != self.register)
             })
     }
