@@ -27,7 +27,7 @@ fn small() -> Report {
         Second {
             at_s,
             done,
-            not_done: u64::from(at_s % 9 == 0) * 12,
+            not_done: u64::from(at_s.is_multiple_of(9)) * 12,
             unknown: if is_hit { 40 } else { 0 },
             p50_us,
             p99_us: p50_us * 4 * slow,

@@ -70,10 +70,10 @@ impl<'a> Graph<'a> {
                 let Some(key_number) = number.get(key).copied() else { continue };
                 let list = &lists.by_key[key];
                 let writer = |element: &u64| lists.appended.get(&(key, *element)).map(|(index, _)| *index);
-                if let Some(last) = seen.last() {
-                    if let Some(from) = writer(last).filter(|index| lists.is_done[*index]) {
-                        graph.add(from, reader, Why::Wr, key_number, *last);
-                    }
+                if let Some(last) = seen.last()
+                    && let Some(from) = writer(last).filter(|index| lists.is_done[*index])
+                {
+                    graph.add(from, reader, Why::Wr, key_number, *last);
                 }
                 match list.elements.get(seen.len()) {
                     Some(next) => {

@@ -141,11 +141,11 @@ impl<'a> Lists<'a> {
                     }
                 }
                 let last = list.last().and_then(|last| Some((last, self.appended.get(&(key, *last))?)));
-                if let Some((last, (writer, number))) = last.filter(|(_, (writer, _))| *writer != reader) {
-                    if number + 1 < appends[&(*writer, key)] {
-                        let what = format!("read {name} up to {last}, in the middle of a transaction's appends");
-                        found(Kind::G1b, key, what, Some(*writer));
-                    }
+                if let Some((last, (writer, number))) = last.filter(|(_, (writer, _))| *writer != reader)
+                    && number + 1 < appends[&(*writer, key)]
+                {
+                    let what = format!("read {name} up to {last}, in the middle of a transaction's appends");
+                    found(Kind::G1b, key, what, Some(*writer));
                 }
             }
         }
