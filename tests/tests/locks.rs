@@ -39,12 +39,12 @@ fn json(leaders: &[String], line: &str) -> Result<Value> {
     Ok(serde_json::from_slice(&run(leaders, &format!("{line} --output json"), 0)?.stdout)?)
 }
 
-/// Address of the viewleader that leads, if one does.
-fn leader(leaders: &[String]) -> Result<Option<String>> {
+/// Address of the viewleader that leads, if one does, and its Raft term.
+fn leader(leaders: &[String]) -> Result<Option<(String, u64)>> {
     let output = command(leaders, "leaders --output json").output()?;
     let members: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let leads = members.as_array().and_then(|all| all.iter().find(|member| member["role"] == "leader"));
-    Ok(leads.and_then(|member| member["address"].as_str()).map(str::to_owned))
+    Ok(leads.and_then(|member| Some((member["address"].as_str()?.to_owned(), member["raft_term"].as_u64()?))))
 }
 
 /// A process of the test's own, and what it tells. Ends with the test.
@@ -227,7 +227,7 @@ async fn change_leaders(playground: &Playground) -> Result<()> {
             found = leader(&leaders)?;
             Ok(found.is_some())
         })?;
-        let address = found.context("just found")?;
+        let (address, term) = found.context("just found")?;
         let old = playground.of(Role::Viewleader)?.into_iter().find(|member| member.grpc == address);
         let old = old.context("the leader is one of the playground's")?;
         if stopped {
@@ -236,7 +236,8 @@ async fn change_leaders(playground: &Playground) -> Result<()> {
             playground.kill(&old)?;
         }
         let others: Vec<String> = leaders.iter().filter(|other| **other != address).cloned().collect();
-        await_condition("another one leads", || Ok(leader(&others)?.is_some_and(|leader| leader != address)))?;
+        // The same one may lead again, if it is back in time.
+        await_condition("somebody leads again", || Ok(leader(&others)?.is_some_and(|(_, newer)| newer > term)))?;
         for lease in &leases {
             let status = coordination.lease(lease.id()).await?;
             ensure!(status.is_some() && lease.is_held(), "lease {} was lost with the leader", lease.id());
@@ -387,7 +388,7 @@ async fn elect(playground: &Playground) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // The leader of the viewleaders goes; who waits and who observes go on with the next one.
-    let address = leader(&playground.leaders()?)?.context("somebody leads")?;
+    let (address, _) = leader(&playground.leaders()?)?.context("somebody leads")?;
     let old = playground.of(Role::Viewleader)?.into_iter().find(|member| member.grpc == address);
     playground.kill(&old.context("one of the playground's")?)?;
     first.revoke().await?;

@@ -62,6 +62,12 @@ pub enum Error {
         /// What the partition has seen.
         newest: FencingToken,
     },
+    /// A change of a lease or a lock may have happened, now or later. The same request again is harmless.
+    #[error("outcome unknown: {message}; dhtctl locks and dhtctl lease list show what is")]
+    Unheard {
+        /// Why it is not known.
+        message: String,
+    },
     /// Somebody else holds the lock.
     #[error("{holder} holds it")]
     Held {

@@ -16,6 +16,8 @@
 //!   failed condition does not, because the first attempt may still be on its way.
 //! - A change of the view ends every wait for a primary that is no longer one.
 //!
+//! Leases, locks and elections go another way, to the leader of the viewleader group: [`Coordination`].
+//!
 //! Left out: TLS, transactions, watches; asking storage nodes for a view when no viewleader has ever answered.
 
 mod attempts;

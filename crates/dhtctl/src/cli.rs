@@ -189,6 +189,35 @@ mod tests {
         }
     }
 
+    /// Guards against commands of leases and locks that don't take what the manual writes.
+    #[test]
+    fn leases_and_locks() {
+        for line in [
+            "dhtctl lock_get jobs ann",
+            "dhtctl lock_get jobs ann --ttl 30s --wait 5s --output json",
+            "dhtctl lock_get jobs ann --try --leaders a:1",
+            "dhtctl lock_release jobs ann",
+            "dhtctl locks",
+            "dhtctl lock jobs -- make all",
+            "dhtctl lock jobs --ttl 30s --grace 1s --client ann --try -- sh -c true",
+            "dhtctl elect boss host:1",
+            "dhtctl elect boss host:1 --ttl 5s -- serve --port 1",
+            "dhtctl observe boss --once",
+            "dhtctl lease grant 30s",
+            "dhtctl lease keep-alive l7",
+            "dhtctl lease keep-alive 7 --once",
+            "dhtctl lease revoke l7",
+            "dhtctl lease ttl l7",
+            "dhtctl lease list --output json",
+            "dhtctl setr key value --fence jobs:7",
+            "dhtctl delr key --fence a:b:7",
+        ] {
+            if let Err(failure) = parse(line) {
+                panic!("{line}: {failure}");
+            }
+        }
+    }
+
     /// Guards against usage errors that come with another code, or in several lines.
     #[test]
     fn usage_errors_are_one_line_and_exit_with_two() {
@@ -218,6 +247,12 @@ mod tests {
             "dhtctl rebalance plan --drain n1 --remove n2",
             "dhtctl rebalance plan --weight n1",
             "dhtctl recover --partition many",
+            "dhtctl lock jobs",
+            "dhtctl lock_get jobs",
+            "dhtctl lock_get jobs ann --try --wait 1s",
+            "dhtctl lease ttl jobs",
+            "dhtctl setr key value --fence jobs",
+            "dhtctl setr key value --fence jobs:0",
             "dhtctl playground --leaders 2",
             "dhtctl playground --storage 0",
         ] {

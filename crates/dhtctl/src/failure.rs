@@ -13,7 +13,7 @@ pub(crate) fn of(error: Error) -> Failure {
 pub(crate) fn exit_of(error: &Error) -> Exit {
     match error {
         Error::Invalid(_) | Error::Usage(_) => Exit::Usage,
-        Error::Unknown { .. } => Exit::Unknown,
+        Error::Unknown { .. } | Error::Unheard { .. } => Exit::Unknown,
         Error::NotDone { code: ErrorCode::Refused, .. } => Exit::Denied,
         Error::Fenced { .. } => Exit::Denied,
         Error::Held { .. } => Exit::NotFound,
@@ -32,7 +32,7 @@ pub(crate) fn kind_of(error: &Error) -> &'static str {
     match error {
         Error::Invalid(_) => "invalid",
         Error::Usage(_) => "usage",
-        Error::Unknown { .. } => "unknown",
+        Error::Unknown { .. } | Error::Unheard { .. } => "unknown",
         Error::NoViewleader { .. } | Error::NotAViewleader { .. } | Error::ViewleaderUnavailable { .. } => {
             "no_viewleader"
         }

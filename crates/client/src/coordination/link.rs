@@ -20,6 +20,8 @@ use wire::v1::coordination_request::Request;
 
 /// How long the leader may be silent while it owes an answer.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
+/// How long an answer to a renewal is waited for at most; else a quarter of the lease's time.
+const PATIENCE_MAX: Duration = Duration::from_secs(3);
 /// Without anything else to say, it is asked this often whether it is there.
 const PING_EVERY: Duration = Duration::from_millis(500);
 /// How long a stream may take to come about.
@@ -88,11 +90,13 @@ pub(super) struct Link {
     numbers: u64,
     open: BTreeMap<u64, Open>,
     kept: HashMap<LeaseId, Kept>,
+    /// Why the last stream ended, or none came about.
+    trouble: watch::Sender<String>,
 }
 
 impl Link {
-    pub(super) fn new(leaders: Leaders) -> Link {
-        Link { leaders, turn: 0, numbers: 0, open: BTreeMap::new(), kept: HashMap::new() }
+    pub(super) fn new(leaders: Leaders, trouble: watch::Sender<String>) -> Link {
+        Link { leaders, turn: 0, numbers: 0, open: BTreeMap::new(), kept: HashMap::new(), trouble }
     }
 
     /// Until every handle is gone.
@@ -131,6 +135,7 @@ impl Link {
                 Err(why) => Ended { why, leader: None },
             };
             tracing::debug!(%address, why = %ended.why, leader = ?ended.leader, "asking another viewleader");
+            self.trouble.send_replace(format!("{address}: {}", ended.why));
             hint = ended.leader.filter(|leader| !leader.is_empty() && *leader != address);
             if hint.is_none() {
                 tokio::time::sleep(PAUSE).await;
@@ -181,13 +186,13 @@ impl Link {
         let mut orders_ended = false;
         loop {
             let now = Instant::now();
-            let asked = match &stream.asked {
-                Some((_, since, _)) => Some(*since),
-                None => None,
-            };
-            let owing = self.open.values().filter_map(|open| open.owing).min();
             // What comes after the last word heard is what the leader is silent about.
-            let silent = [asked, owing].into_iter().flatten().min().map(|since| since.max(stream.heard) + SILENCE_MAX);
+            let asked = stream.asked.as_ref().map(|(_, since, leases)| *since + self.patience(leases));
+            let owing = self.open.values().filter_map(|open| open.owing).min();
+            let silent = match (asked, owing) {
+                (Some(until), _) => Some(until),
+                (None, owing) => owing.map(|since| since.max(stream.heard) + SILENCE_MAX),
+            };
             let renew = match stream.asked {
                 Some(_) => None,
                 None => {
@@ -231,6 +236,13 @@ impl Link {
                 return None;
             }
         }
+    }
+
+    /// How long an answer to a renewal is waited for: a commit that takes long is better than another leader, while there
+    /// is time for one.
+    fn patience(&self, leases: &[LeaseId]) -> Duration {
+        let shortest = leases.iter().filter_map(|lease| self.kept.get(lease)).map(|kept| kept.ttl).min();
+        shortest.map_or(SILENCE_MAX, |ttl| (ttl / 4).clamp(SILENCE_MAX, PATIENCE_MAX))
     }
 
     fn send(&mut self, stream: &Stream, message: v1::CoordinationRequest) -> Result<(), Ended> {

@@ -75,11 +75,11 @@ impl From<v1::LockInfo> for LockStatus {
 }
 
 impl Coordination {
-    /// Takes a lock, or waits for it in line.
+    /// Takes a lock, or waits for it in line. Who drops the future keeps the place in line until the lease ends: revoke it.
     ///
     /// # Errors
-    /// [`Error::Held`] if it was not free in time; [`Error::Invalid`], [`Error::NotDone`]; [`Error::Unknown`], and then it
-    /// may still come to be held, until the lease ends.
+    /// [`Error::Held`] if it was not free in time; [`Error::LeaseGone`]; [`Error::NoViewleader`], [`Error::Invalid`],
+    /// [`Error::NotDone`]; [`Error::Unheard`], and then it may still come to be held, until the lease ends.
     pub async fn lock(&self, name: &str, lease: &Lease, claimed: Claimed) -> Result<LockGuard, Error> {
         let wait = claimed.wait != Some(Duration::ZERO);
         let deadline = claimed.wait.and_then(|wait| tokio::time::Instant::now().checked_add(wait));
@@ -116,7 +116,7 @@ impl Coordination {
 
     async fn granted(&self, call: &mut Call) -> Result<Answer, Error> {
         // The first answer comes soon, or the group can't be reached; the grant comes when it comes.
-        let mut reply = match self.within(call.next()).await {
+        let mut reply = match self.within(call).await {
             Err(Error::NotDone { code: ErrorCode::Refused, .. }) => return Ok(Answer::Late),
             first => first?,
         };
@@ -151,7 +151,8 @@ impl Coordination {
     /// Gives a lock back. Whether the grant was alive until now.
     ///
     /// # Errors
-    /// [`Error::Held`]: `client` does not hold it, somebody else does. [`Error::NotDone`], [`Error::Unknown`].
+    /// [`Error::Held`]: `client` does not hold it, somebody else does. [`Error::NoViewleader`],
+    /// [`Error::NotDone`], [`Error::Unheard`].
     pub async fn release(&self, name: &str, client: &str, token: FencingToken) -> Result<bool, Error> {
         let request = v1::ReleaseLock { name: name.to_owned(), client: client.to_owned(), token: token.0 };
         match self.ask(Request::Release(request)).await? {
@@ -181,7 +182,7 @@ impl Coordination {
         let mut call = self.call(Request::ListLocks(v1::ListLocks { name: name.to_owned() })).await?;
         let mut all = Vec::new();
         loop {
-            match self.within_read(call.next()).await? {
+            match self.within_read(&mut call).await? {
                 Reply::Locks(page) => {
                     all.extend(page.locks.into_iter().map(LockStatus::from));
                     if page.last {

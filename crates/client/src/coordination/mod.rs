@@ -21,7 +21,7 @@ use link::{Link, Order};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use types::{ErrorCode, LeaseId};
 use wire::v1;
 use wire::v1::coordination_refused::Reason;
@@ -43,6 +43,9 @@ pub struct Coordination {
 struct Inner {
     orders: mpsc::Sender<Order>,
     timeout: Duration,
+    leaders: Leaders,
+    /// Why the last stream ended, or none came about.
+    trouble: watch::Receiver<String>,
     /// Random: names this process in its requests.
     id: u64,
     requests: AtomicU64,
@@ -58,19 +61,20 @@ impl Coordination {
         let mut id = [0; 8];
         getrandom::fill(&mut id).map_err(|error| Error::Usage(format!("the system has no random numbers: {error}")))?;
         let (orders, waiting) = mpsc::channel(ORDERS_MAX);
-        tokio::spawn(Link::new(leaders).run(waiting));
-        let requests = AtomicU64::new(0);
-        Ok(Coordination { inner: Arc::new(Inner { orders, timeout, id: u64::from_ne_bytes(id), requests }) })
+        let (telling, trouble) = watch::channel("no viewleader has been asked yet".to_owned());
+        tokio::spawn(Link::new(leaders.clone(), telling).run(waiting));
+        let (id, requests) = (u64::from_ne_bytes(id), AtomicU64::new(0));
+        Ok(Coordination { inner: Arc::new(Inner { orders, timeout, leaders, trouble, id, requests }) })
     }
 
     /// A new lease that renews itself until it is revoked, dropped or lost.
     ///
     /// # Errors
-    /// [`Error::NotDone`]; [`Error::Unknown`], and then it ends by itself.
+    /// [`Error::NoViewleader`], [`Error::Invalid`], [`Error::NotDone`]; [`Error::Unheard`], and then it ends by itself.
     pub async fn grant(&self, ttl: Duration) -> Result<Lease, Error> {
         let (request, ttl) = self.grant_request(ttl);
         let mut call = self.call(request).await?;
-        match self.within(call.next()).await? {
+        match self.within(&mut call).await? {
             Reply::Granted(granted) => Lease::keep(self, LeaseId(granted.lease), ttl, call.sent()).await,
             other => Err(unexpected(&other)),
         }
@@ -97,7 +101,7 @@ impl Coordination {
     /// Renews a lease once.
     ///
     /// # Errors
-    /// [`Error::LeaseGone`]; [`Error::NotDone`]; [`Error::Unknown`].
+    /// [`Error::LeaseGone`]; [`Error::NoViewleader`], [`Error::NotDone`]; [`Error::Unheard`].
     pub async fn keep_alive(&self, lease: LeaseId) -> Result<(), Error> {
         match self.ask(Request::Keep(v1::KeepLeases { leases: vec![lease.0] })).await? {
             Reply::Kept(kept) if kept.gone.is_empty() => Ok(()),
@@ -123,7 +127,7 @@ impl Coordination {
     /// Ends a lease, and with it everything that stands on it. Whether it was alive until now.
     ///
     /// # Errors
-    /// [`Error::NotDone`]; [`Error::Unknown`].
+    /// [`Error::NoViewleader`], [`Error::NotDone`]; [`Error::Unheard`].
     pub async fn revoke(&self, lease: LeaseId) -> Result<bool, Error> {
         match self.ask(Request::Revoke(v1::RevokeLease { lease: lease.0 })).await? {
             Reply::Revoked(revoked) => Ok(revoked.was_alive),
@@ -134,7 +138,7 @@ impl Coordination {
     /// One lease, if it is alive.
     ///
     /// # Errors
-    /// [`Error::NotDone`].
+    /// [`Error::NoViewleader`], [`Error::NotDone`].
     pub async fn lease(&self, lease: LeaseId) -> Result<Option<LeaseStatus>, Error> {
         let all = self.list_leases(lease.0).await?;
         Ok(all.into_iter().find(|status| status.lease == lease))
@@ -143,7 +147,7 @@ impl Coordination {
     /// All leases, by id.
     ///
     /// # Errors
-    /// [`Error::NotDone`].
+    /// [`Error::NoViewleader`], [`Error::NotDone`].
     pub async fn leases(&self) -> Result<Vec<LeaseStatus>, Error> {
         self.list_leases(0).await
     }
@@ -152,7 +156,7 @@ impl Coordination {
         let mut call = self.call(Request::ListLeases(v1::ListLeases { lease })).await?;
         let mut all = Vec::new();
         loop {
-            match self.within_read(call.next()).await? {
+            match self.within_read(&mut call).await? {
                 Reply::Leases(page) => {
                     all.extend(page.leases.into_iter().map(LeaseStatus::from));
                     if page.last {
@@ -169,12 +173,12 @@ impl Coordination {
     /// A question or a change with one answer.
     async fn ask(&self, request: Request) -> Result<Reply, Error> {
         let mut call = self.call(request).await?;
-        self.within(call.next()).await
+        self.within(&mut call).await
     }
 
     async fn call(&self, request: Request) -> Result<Call, Error> {
         let (replies, answers) = mpsc::channel(REPLIES_MAX);
-        let (sent, was_sent) = tokio::sync::watch::channel(None);
+        let (sent, was_sent) = watch::channel(None);
         self.order(Order::Call { request, replies, sent }).await?;
         Ok(Call { answers, was_sent })
     }
@@ -184,17 +188,22 @@ impl Coordination {
     }
 
     /// The answer to something that may have been done, or nothing in time.
-    async fn within(&self, answer: impl Future<Output = Result<Reply, Error>>) -> Result<Reply, Error> {
-        tokio::time::timeout(self.inner.timeout, answer).await.unwrap_or_else(|_| {
-            let seconds = self.inner.timeout.as_secs_f64();
-            Err(Error::Unknown { message: format!("{seconds} s were not enough: no viewleader that leads answered") })
-        })
+    async fn within(&self, call: &mut Call) -> Result<Reply, Error> {
+        if let Ok(answer) = tokio::time::timeout(self.inner.timeout, call.next()).await {
+            return answer;
+        }
+        let why = self.inner.trouble.borrow().clone();
+        if call.was_sent.borrow().is_none() {
+            return Err(Error::NoViewleader { addresses: self.inner.leaders.addresses(), why });
+        }
+        let seconds = self.inner.timeout.as_secs_f64();
+        Err(Error::Unheard { message: format!("{seconds} s were not enough for an answer ({why})") })
     }
 
     /// The answer to a question.
-    async fn within_read(&self, answer: impl Future<Output = Result<Reply, Error>>) -> Result<Reply, Error> {
-        self.within(answer).await.map_err(|error| match error {
-            Error::Unknown { message } => Error::NotDone { code: ErrorCode::NoLeader, message },
+    async fn within_read(&self, call: &mut Call) -> Result<Reply, Error> {
+        self.within(call).await.map_err(|error| match error {
+            Error::Unheard { message } => Error::NotDone { code: ErrorCode::NoLeader, message },
             other => other,
         })
     }
@@ -204,7 +213,7 @@ impl Coordination {
 #[derive(Debug)]
 struct Call {
     answers: mpsc::Receiver<Reply>,
-    was_sent: tokio::sync::watch::Receiver<Option<tokio::time::Instant>>,
+    was_sent: watch::Receiver<Option<tokio::time::Instant>>,
 }
 
 impl Call {
@@ -217,7 +226,7 @@ impl Call {
                 let (code, message) = (ErrorCode::from_number(error.code), error.message);
                 Err(match code {
                     ErrorCode::Invalid => Error::Invalid(message),
-                    ErrorCode::Unknown => Error::Unknown { message },
+                    ErrorCode::Unknown => Error::Unheard { message },
                     code => Error::NotDone { code, message },
                 })
             }

@@ -187,9 +187,11 @@ impl Locks {
         if let Some(token) = self.token_of(name, lease, number) {
             return Done::Held(token);
         }
-        if let Some(place) = self.place_of(name, lease, number) {
-            self.get_mut(name).queue.remove(place);
-            self.claims -= 1;
+        if self.place_of(name, lease, number).is_some() {
+            let queue = &mut self.get_mut(name).queue;
+            let before = queue.len();
+            queue.retain(|claim| !is_of(claim, lease, number));
+            self.claims -= before - self.get_mut(name).queue.len();
             touched.insert(name.to_owned());
         }
         leases.over(lease, number);

@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 use viewcore::{ClusterState, Coordination, Outcome, coordination};
 
+/// How many watched names more or less before those without watchers are looked for.
+const PRUNE_EVERY: usize = 256;
+
 /// What one member has applied. Clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct Board {
@@ -33,6 +36,10 @@ impl Board {
     /// Tells whenever the lock's holder or queue changes from now on.
     pub(crate) fn watch(&self, name: &str) -> watch::Receiver<()> {
         let mut watched = self.inner.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        // Names that nobody watches any more and that nothing happens to would pile up.
+        if watched.len().is_multiple_of(PRUNE_EVERY) {
+            watched.retain(|_, watchers| watchers.receiver_count() > 0);
+        }
         watched.entry(name.to_owned()).or_default().subscribe()
     }
 
