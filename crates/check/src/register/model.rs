@@ -93,6 +93,11 @@ impl Register {
         }
     }
 
+    /// The same, with the value of the put at `index`.
+    pub(super) fn written_by(self, index: usize) -> Register {
+        Register { writer: index as u32 + 1, ..self }
+    }
+
     /// Whether the key has no value.
     pub(super) fn is_absent(&self) -> bool {
         self.writer == 0

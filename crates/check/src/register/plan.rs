@@ -33,6 +33,8 @@ pub(super) struct Class {
     /// When each was called, ascending.
     pub(super) called_at: Vec<u64>,
     pub(super) is_conditional: bool,
+    /// It puts a value that nobody saw or named: it leaves the same as any other such class.
+    is_unseen: bool,
 }
 
 /// A key's history, prepared.
@@ -45,6 +47,8 @@ pub(super) struct Plan {
     /// Answers that the key has no value, by ascending call.
     pub(super) lookers: Vec<usize>,
     pub(super) classes: Vec<Class>,
+    /// The put that stands for all whose value nobody saw or named.
+    unseen: Option<usize>,
     /// Classes that don't depend on a version or value.
     general: Vec<usize>,
     /// Classes that must find this version, or this value.
@@ -126,15 +130,28 @@ impl Plan {
                     Condition::None | Condition::Absent | Condition::Present => self.general.push(class),
                 }
                 let is_conditional = *condition != Condition::None;
-                self.classes.push(Class { index, called_at: Vec::new(), is_conditional });
+                let is_unseen = matches!(kind, MutationKind::Put(value) if !seen.contains(value));
+                if is_unseen {
+                    self.unseen.get_or_insert(index);
+                }
+                self.classes.push(Class { index, called_at: Vec::new(), is_conditional, is_unseen });
             }
             self.classes[class].called_at.push(operations[index].called_at);
         }
+        self.general.sort_by_key(|class| !self.classes[*class].is_conditional);
     }
 
-    /// Classes whose condition this register may fulfil, where the next settled place is `at`.
+    /// The register after one of this class, or `None` if it has no effect here.
+    pub(super) fn after(&self, class: usize, register: Register, operations: &[&Operation]) -> Option<Register> {
+        let class = &self.classes[class];
+        let after = register.after(operations, class.index)?;
+        Some(self.unseen.filter(|_| class.is_unseen).map_or(after, |index| after.written_by(index)))
+    }
+
+    /// Classes whose condition this register may fulfil, where the next settled place is `at`: first those that can
+    /// hardly ever happen elsewhere, as whoever is used here is missing later.
     pub(super) fn classes_for(&self, register: &Register, operations: &[&Operation], at: usize) -> Vec<usize> {
-        let mut classes = self.general.clone();
+        let mut classes = Vec::new();
         if let Some(value) = register.value(operations) {
             classes.extend(self.by_value.get(value).into_iter().flatten());
             let versions = register.versions();
@@ -143,6 +160,7 @@ impl Plan {
                 classes.extend(self.by_version.range(*versions.start()..=last).flat_map(|(_, classes)| classes));
             }
         }
+        classes.extend(&self.general);
         classes
     }
 }

@@ -265,9 +265,16 @@ impl<'a> Search<'a> {
     fn take_open(&mut self, first: usize, tried: &mut u64) -> bool {
         let last_call = self.first_answer().0;
         let classes = self.plan.classes_for(&self.register, self.operations, self.at);
-        for (choice, class) in classes.into_iter().enumerate().skip(first) {
+        for (choice, class) in classes.iter().copied().enumerate().skip(first) {
             *tried += 1;
             let Some(after) = self.after_open(class, last_call) else { continue };
+            // A conditional one that does the same here goes first, and alone: the other can take its place anywhere.
+            let is_conditional = |class: usize| self.plan.classes[class].is_conditional;
+            let does_same = |other: usize| is_conditional(other) && self.after_open(other, last_call) == Some(after);
+            let is_spared = !is_conditional(class) && classes[..choice].iter().any(|other| does_same(*other));
+            if is_spared || !self.is_useful(class, after, last_call) {
+                continue;
+            }
             self.push(Taken::Open(class), after, choice + 1);
             self.used[class] += 1;
             self.happened = self.happened.wrapping_add(self.names[self.plan.lookers.len() + class]);
@@ -277,12 +284,12 @@ impl<'a> Search<'a> {
     }
 
     fn after_open(&self, class: usize, last_call: u64) -> Option<Register> {
-        let Class { index, called_at, is_conditional } = &self.plan.classes[class];
+        let Class { called_at, is_conditional, .. } = &self.plan.classes[class];
         called_at.get(self.used[class]).filter(|called_at| **called_at <= last_call)?;
-        let after = self.register.after(self.operations, *index)?;
+        let after_it = |register| self.plan.after(class, register, self.operations);
+        let after = after_it(self.register)?;
         if let Some(before) = self.before_open {
-            let is_pointless =
-                !is_conditional || after == before || before.after(self.operations, *index) == Some(after);
+            let is_pointless = !is_conditional || after == before || after_it(before) == Some(after);
             (!is_pointless).then_some(())?;
         }
         // What the next one can't come after any more would never be explained.
@@ -291,6 +298,28 @@ impl<'a> Search<'a> {
             false => after.is_past(self.operations[next.index]),
         });
         (!is_past).then_some(after)
+    }
+
+    /// Whether anything can follow that could not without this one: a looker, the next settled one, or another
+    /// unanswered one under a condition.
+    fn is_useful(&self, class: usize, after: Register, last_call: u64) -> bool {
+        let called = |index: usize| self.operations[index].called_at <= last_call;
+        if after.is_absent() && self.by_call.first().is_some_and(|number| called(self.plan.lookers[number - 1])) {
+            return true;
+        }
+        let is_next = self.plan.order.get(self.at).is_some_and(|next| {
+            called(next.index)
+                && self.after_next(after).is_some_and(|then| Some(then) != self.after_next(self.register))
+        });
+        is_next
+            || self.plan.classes_for(&after, self.operations, self.at).into_iter().any(|other| {
+                let Class { called_at, is_conditional, .. } = &self.plan.classes[other];
+                let used = self.used[other] + usize::from(other == class);
+                let is_there = called_at.get(used).is_some_and(|called_at| *called_at <= last_call);
+                let without = self.plan.after(other, self.register, self.operations);
+                let then = || self.plan.after(other, after, self.operations);
+                *is_conditional && is_there && then().is_some_and(|then| Some(then) != without && then != self.register)
+            })
     }
 
     /// Takes back the last step that was a choice; says which choice is next at its node.

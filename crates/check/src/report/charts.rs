@@ -159,7 +159,7 @@ fn head(top: f64, name: &str, key: &[(&str, &str)]) -> String {
     for (class, label) in key.iter().rev() {
         let y = top - 14.0;
         svg += &format!("<text class=\"key\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>", y + 4.0);
-        x -= 6.4 * label.chars().count() as f64 + 8.0;
+        x -= 7.2 * label.chars().count() as f64 + 8.0;
         svg += &format!("<line class=\"line {class}\" x1=\"{:.1}\" y1=\"{y}\" x2=\"{x:.1}\" y2=\"{y}\"/>", x - 16.0);
         x -= 32.0;
     }

@@ -171,7 +171,7 @@ impl WorkloadResult {
     /// What a checker's anomalies come to: the first one is told.
     pub fn judged<K>(name: &str, operations: u64, anomalies: &[Anomaly<K>]) -> WorkloadResult {
         let (verdict, sentence, violation) = match anomalies {
-            [] => (Verdict::Held, format!("{operations} operations are all explained"), None),
+            [] => (Verdict::Held, format!("{} operations are all explained", text::grouped(operations)), None),
             [only] => (Verdict::Violated, only.sentence.clone(), Some(only.piece.clone())),
             [first, rest @ ..] => {
                 let sentence = format!("{} (and {} more)", first.sentence, rest.len());
