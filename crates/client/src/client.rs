@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use types::{Condition, ErrorCode, Mutation, MutationKind, Position, RequestId, View};
+use types::{Condition, ErrorCode, Fence, FencingToken, Mutation, MutationKind, Position, RequestId, View};
 use wire::convert::{Operation, check_key, check_value};
 
 /// How a client behaves.
@@ -103,9 +103,23 @@ impl Client {
         value: impl Into<Bytes>,
         condition: Condition,
     ) -> Result<PutOutcome, Error> {
+        self.put_fenced(key, value, condition, None).await
+    }
+
+    /// As [`Client::put`], by the holder of a lock: refused where a newer grant of it was used.
+    ///
+    /// # Errors
+    /// Also [`Error::Fenced`].
+    pub async fn put_fenced(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        condition: Condition,
+        fence: Option<Fence>,
+    ) -> Result<PutOutcome, Error> {
         let (key, value) = (key.into(), value.into());
         check_value(&value).map_err(|error| Error::Invalid(error.to_string()))?;
-        match self.mutate(key, MutationKind::Put(value), condition).await? {
+        match self.mutate(key, MutationKind::Put(value), condition, fence).await? {
             Answer::Written(written) => Ok(PutOutcome::Done(written)),
             Answer::ConditionFailed(version) => Ok(PutOutcome::ConditionFailed(version)),
             // What a condition that needs a value hears where there is none.
@@ -119,7 +133,20 @@ impl Client {
     /// # Errors
     /// [`Error::Invalid`], [`Error::NotBootstrapped`], [`Error::NotDone`], [`Error::Unknown`].
     pub async fn delete(&self, key: impl Into<Bytes>, condition: Condition) -> Result<DeleteOutcome, Error> {
-        match self.mutate(key.into(), MutationKind::Delete, condition).await? {
+        self.delete_fenced(key, condition, None).await
+    }
+
+    /// As [`Client::delete`], by the holder of a lock: refused where a newer grant of it was used.
+    ///
+    /// # Errors
+    /// Also [`Error::Fenced`].
+    pub async fn delete_fenced(
+        &self,
+        key: impl Into<Bytes>,
+        condition: Condition,
+        fence: Option<Fence>,
+    ) -> Result<DeleteOutcome, Error> {
+        match self.mutate(key.into(), MutationKind::Delete, condition, fence).await? {
             Answer::Written(written) => Ok(DeleteOutcome::Done(written)),
             Answer::ConditionFailed(version) => Ok(DeleteOutcome::ConditionFailed(version)),
             Answer::NotFound => Ok(DeleteOutcome::NotFound),
@@ -164,11 +191,21 @@ impl Client {
         })
     }
 
-    async fn mutate(&self, key: Bytes, kind: MutationKind, condition: Condition) -> Result<Answer, Error> {
+    async fn mutate(
+        &self,
+        key: Bytes,
+        kind: MutationKind,
+        condition: Condition,
+        fence: Option<Fence>,
+    ) -> Result<Answer, Error> {
         check_key(&key).map_err(|error| Error::Invalid(error.to_string()))?;
+        let token = fence.as_ref().map_or(FencingToken(0), |fence| fence.token);
         let id = RequestId { client: self.inner.id, counter: self.inner.requests.fetch_add(1, Ordering::Relaxed) + 1 };
         let stamp = self.inner.clock.stamp();
-        self.attempt(Operation::Mutate(Mutation { key, kind, condition }, id, stamp)).await
+        match self.attempt(Operation::Mutate(Mutation { key, kind, condition, fence }, id, stamp)).await? {
+            Answer::Fenced(newest) => Err(Error::Fenced { token, newest }),
+            answer => Ok(answer),
+        }
     }
 
     async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {

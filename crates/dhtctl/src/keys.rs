@@ -12,8 +12,8 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use types::limits::VALUE_BYTES_MAX;
-use types::{Condition, Seq};
+use types::limits::{LOCK_NAME_BYTES_MAX, VALUE_BYTES_MAX};
+use types::{Condition, Fence, FencingToken, Seq};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SetrFlags {
@@ -34,6 +34,9 @@ pub(crate) struct SetrFlags {
     /// Only if the key has this value.
     #[arg(long, value_name = "V", group = "condition")]
     if_value: Option<OsString>,
+    /// Refuse it if the lock was granted to somebody else since: the token that came with the lock.
+    #[arg(long, value_name = "NAME:TOKEN", value_parser = fence)]
+    fence: Option<Fence>,
     #[command(flatten)]
     cluster: ClusterFlags,
 }
@@ -56,8 +59,22 @@ pub(crate) struct DelrFlags {
     /// Only if the key has this value.
     #[arg(long, value_name = "V", group = "condition")]
     if_value: Option<OsString>,
+    /// Refuse it if the lock was granted to somebody else since: the token that came with the lock.
+    #[arg(long, value_name = "NAME:TOKEN", value_parser = fence)]
+    fence: Option<Fence>,
     #[command(flatten)]
     cluster: ClusterFlags,
+}
+
+/// A value parser for fences. The name may have colons too.
+fn fence(text: &str) -> Result<Fence, String> {
+    let wrong = || "a fence is NAME:TOKEN, as lock_get and DHT_LOCK_TOKEN give it".to_owned();
+    let (name, token) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let token = token.parse().map_err(|_| wrong())?;
+    if name.is_empty() || name.len() > LOCK_NAME_BYTES_MAX || token == 0 {
+        return Err(wrong());
+    }
+    Ok(Fence { name: Bytes::copy_from_slice(name.as_bytes()), token: FencingToken(token) })
 }
 
 pub(crate) async fn setr(globals: &Globals, flags: SetrFlags) -> Result<Exit, Failure> {
@@ -73,7 +90,7 @@ pub(crate) async fn setr(globals: &Globals, flags: SetrFlags) -> Result<Exit, Fa
     };
     let key = bytes(flags.key);
     let condition = if flags.if_absent { Condition::Absent } else { condition(flags.if_version, flags.if_value) };
-    let outcome = globals.connect(&flags.cluster).await?.put(key.clone(), value, condition).await;
+    let outcome = globals.connect(&flags.cluster).await?.put_fenced(key.clone(), value, condition, flags.fence).await;
     settle(
         globals.output,
         &key,
@@ -102,7 +119,7 @@ pub(crate) async fn getr(globals: &Globals, flags: GetrFlags) -> Result<Exit, Fa
 pub(crate) async fn delr(globals: &Globals, flags: DelrFlags) -> Result<Exit, Failure> {
     let key = bytes(flags.key);
     let condition = condition(flags.if_version, flags.if_value);
-    let outcome = globals.connect(&flags.cluster).await?.delete(key.clone(), condition).await;
+    let outcome = globals.connect(&flags.cluster).await?.delete_fenced(key.clone(), condition, flags.fence).await;
     settle(
         globals.output,
         &key,

@@ -41,6 +41,7 @@ pub mod mutants;
 pub mod persist;
 
 mod disk;
+mod fences;
 mod follower;
 mod installing;
 mod log;

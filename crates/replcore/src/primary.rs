@@ -1,6 +1,7 @@
 //! Writing, as primary: judge, append, send, count, answer (P7–P12, P16, P19, P28).
 
 use crate::event::{Answer, Effect, Proposal, State, Token};
+use crate::fences::Judged;
 use crate::message::Body;
 use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
@@ -315,16 +316,31 @@ impl Replica {
         }
         // P12: judged against everything appended, in append order.
         let mutation = &proposal.mutation;
+        let fence = match &mutation.fence {
+            None => None,
+            Some(fence) => match self.judge_fence(fence, state, effects) {
+                None => return Self::reply(token, self.refusal(), effects),
+                Some(Judged::Older { answer, seen }) => return self.answer_as_read(token, answer, seen),
+                Some(Judged::Same) => None,
+                Some(Judged::Newer(change)) => Some(change),
+            },
+        };
         let key = user(&mutation.key);
         let found = if on(Mutant::P12Judged) {
             self.committed_record(&key, state, effects).map(|record| (record, Seq(0)))
         } else {
             self.newest(&key, state, effects)
         };
-        let Some((current, seen)) = found else {
+        let Some((current, mut seen)) = found else {
             return Self::reply(token, self.refusal(), effects);
         };
-        if !holds(&mutation.condition, current.as_ref()) {
+        let happens = holds(&mutation.condition, current.as_ref());
+        let does_nothing = !happens || (mutation.kind == MutationKind::Delete && current.is_none());
+        if let Some(change) = fence.clone().filter(|_| does_nothing) {
+            seen = self.log.last().seq.next();
+            self.append_batch(&Batch { changes: vec![change], ..Batch::default() });
+        }
+        if !happens {
             let answer = Answer::ConditionFailed { version: current.map(|record| record.seq) };
             return self.answer_as_read(token, answer, seen);
         }
@@ -336,7 +352,7 @@ impl Replica {
         let outcome = WriteOutcome { version: self.log.last().seq.next(), replaced: current.is_some() };
         let due = proposal.forget_before.0 >= self.requests.refused_before().0 + FORGET_STEP_MS;
         let batch = Batch {
-            changes: vec![Change { key, value }],
+            changes: fence.into_iter().chain([Change { key, value }]).collect(),
             request: Some(Remembered { id: proposal.id, stamp: proposal.stamp, outcome }),
             forgotten_before: due.then_some(proposal.forget_before),
         };
@@ -351,6 +367,14 @@ impl Replica {
         let seen = if on(Mutant::P12Answered) { Seq(0) } else { seen };
         if let Role::Primary(primary) = &mut self.role {
             primary.reads.arrive(Waiting::settled(token, answer, seen));
+        }
+    }
+
+    /// An entry that carries out no request.
+    fn append_batch(&mut self, batch: &Batch) {
+        if let Role::Primary(primary) = &self.role {
+            let term = primary.term;
+            self.append_own(term, batch);
         }
     }
 

@@ -61,8 +61,9 @@ pub(crate) fn router(gate: Arc<Gate>, engine: Arc<dyn Engine>) -> Result<Router,
 type Gate_ = State<Arc<Gateway>>;
 
 async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) -> Response {
-    let value = match serde_json::from_slice::<Map<String, Value>>(&body).ok().and_then(|mut body| body.remove("value"))
-    {
+    let mut body = serde_json::from_slice::<Map<String, Value>>(&body).unwrap_or_default();
+    let Ok(fence) = fence(body.remove("fence")) else { return bad_request("PUT", "Fence is not NAME:TOKEN") };
+    let value = match body.remove("value") {
         None | Some(Value::Null) => return bad_request("PUT", "Value is missing"),
         Some(Value::String(text)) => Bytes::from(text),
         Some(other) => Bytes::from(other.to_string()),
@@ -70,7 +71,8 @@ async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) ->
     if key.len() > KEY_BYTES_MAX {
         return bad_request("PUT", "Key is too long");
     }
-    let put = v1::Put { key: key.into(), value, condition: None, request: Some(gateway.request_id()) };
+    let request = Some(gateway.request_id());
+    let put = v1::Put { key: key.into(), value, condition: None, request, fence };
     let response = gateway.call(Operation::Put(put)).await;
     match &response.result {
         Some(Outcome::Written(written)) => {
@@ -107,8 +109,11 @@ async fn get_key(State(gateway): Gate_, Path(key): Path<String>) -> Response {
     }
 }
 
-async fn delete_key(State(gateway): Gate_, Path(key): Path<String>) -> Response {
-    let delete = v1::Delete { key: key.into(), condition: None, request: Some(gateway.request_id()) };
+async fn delete_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) -> Response {
+    let mut body = serde_json::from_slice::<Map<String, Value>>(&body).unwrap_or_default();
+    let Ok(fence) = fence(body.remove("fence")) else { return bad_request("DELETE", "Fence is not NAME:TOKEN") };
+    let request = Some(gateway.request_id());
+    let delete = v1::Delete { key: key.into(), condition: None, request, fence };
     let response = gateway.call(Operation::Delete(delete)).await;
     match &response.result {
         Some(Outcome::Written(written)) => {
@@ -203,6 +208,12 @@ impl Gateway {
                 let body = json!({ "doesExist": false, "error": "Key does not exist", "message": message });
                 self.answer(StatusCode::NOT_FOUND, body, response)
             }
+            Some(Outcome::Fenced(fenced)) => {
+                let body = json!({
+                    "error": "The lock was granted again since", "message": message, "newest-token": fenced.newest,
+                });
+                self.answer(StatusCode::CONFLICT, body, response)
+            }
             Some(Outcome::Error(error)) => {
                 let status = match ErrorCode::from_number(error.code) {
                     ErrorCode::Invalid => StatusCode::BAD_REQUEST,
@@ -219,6 +230,20 @@ impl Gateway {
                 self.answer(StatusCode::INTERNAL_SERVER_ERROR, body, response)
             }
         }
+    }
+}
+
+/// `"fence": "NAME:TOKEN"`, where it is there. A name may have colons too.
+fn fence(value: Option<Value>) -> Result<Option<v1::Fence>, ()> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => {
+            let (name, token) = text.rsplit_once(':').ok_or(())?;
+            let fence = v1::Fence { name: name.to_owned(), token: token.parse().map_err(|_| ())? };
+            // What it means is checked once, where all requests are.
+            Ok(Some(fence))
+        }
+        Some(_) => Err(()),
     }
 }
 
@@ -249,6 +274,16 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Guards against a fence that is passed over because it was not understood.
+    #[test]
+    fn a_fence_is_there_or_not_or_wrong() {
+        assert_eq!(fence(None), Ok(None));
+        assert_eq!(fence(Some(json!("jobs:eu:7"))), Ok(Some(v1::Fence { name: "jobs:eu".into(), token: 7 })));
+        for wrong in [json!("jobs"), json!("jobs:"), json!(7), json!("jobs:-1"), json!({})] {
+            assert_eq!(fence(Some(wrong)), Err(()));
+        }
+    }
 
     /// Guards against an encoder that is wrong at the end of its input.
     #[test]

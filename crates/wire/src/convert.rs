@@ -3,10 +3,11 @@
 use crate::v1;
 use bytes::Bytes;
 use std::sync::Arc;
-use types::limits::{COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use types::limits::{COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, LOCK_NAME_BYTES_MAX, VALUE_BYTES_MAX};
 use types::{
-    ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Incarnation, Mutation, MutationKind,
-    NodeId, NodeInfo, PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, View, ViewDelta,
+    ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Fence, FencingToken, Incarnation,
+    Mutation, MutationKind, NodeId, NodeInfo, PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, View,
+    ViewDelta,
 };
 
 /// A message that breaks a rule; the text says which, for a person.
@@ -298,6 +299,20 @@ fn condition_from_wire(condition: Option<v1::Condition>) -> Result<Condition, Ma
     }
 }
 
+fn fence_to_wire(fence: Fence) -> v1::Fence {
+    v1::Fence { name: String::from_utf8_lossy(&fence.name).into_owned(), token: fence.token.0 }
+}
+
+/// # Errors
+/// [`Malformed`] unless the name has 1 to 255 bytes and the token is none of nobody's.
+pub fn fence_from_wire(fence: v1::Fence) -> Result<Fence, Malformed> {
+    if fence.name.is_empty() || fence.name.len() > LOCK_NAME_BYTES_MAX || fence.token == 0 {
+        let most = LOCK_NAME_BYTES_MAX;
+        return Err(malformed(format!("a fence is the name of a lock, of 1 to {most} bytes, and a token above 0")));
+    }
+    Ok(Fence { name: fence.name.into(), token: FencingToken(fence.token) })
+}
+
 /// What a client asks, checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
@@ -320,12 +335,17 @@ impl Operation {
     pub fn to_wire(&self) -> v1::request::Operation {
         match self.clone() {
             Operation::Get(key) => v1::request::Operation::Get(v1::Get { key }),
-            Operation::Mutate(Mutation { key, kind, condition }, id, stamp) => {
+            Operation::Mutate(Mutation { key, kind, condition, fence }, id, stamp) => {
+                let fence = fence.map(fence_to_wire);
                 let condition = (condition != Condition::None).then(|| condition.into());
                 let request = Some(v1::RequestId { client: id.client, counter: id.counter, stamp: stamp.0 });
                 match kind {
-                    MutationKind::Put(value) => v1::request::Operation::Put(v1::Put { key, value, condition, request }),
-                    MutationKind::Delete => v1::request::Operation::Delete(v1::Delete { key, condition, request }),
+                    MutationKind::Put(value) => {
+                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence })
+                    }
+                    MutationKind::Delete => {
+                        v1::request::Operation::Delete(v1::Delete { key, condition, request, fence })
+                    }
                 }
             }
         }
@@ -349,14 +369,16 @@ impl Operation {
                 check_value(&put.value)?;
                 let condition = condition_from_wire(put.condition)?;
                 let (id, stamp) = named(put.request)?;
-                let mutation = Mutation { key: put.key, kind: MutationKind::Put(put.value), condition };
+                let fence = put.fence.map(fence_from_wire).transpose()?;
+                let mutation = Mutation { key: put.key, kind: MutationKind::Put(put.value), condition, fence };
                 Ok(Operation::Mutate(mutation, id, stamp))
             }
             Wire::Delete(delete) => {
                 check_key(&delete.key)?;
                 let condition = condition_from_wire(delete.condition)?;
                 let (id, stamp) = named(delete.request)?;
-                let mutation = Mutation { key: delete.key, kind: MutationKind::Delete, condition };
+                let fence = delete.fence.map(fence_from_wire).transpose()?;
+                let mutation = Mutation { key: delete.key, kind: MutationKind::Delete, condition, fence };
                 Ok(Operation::Mutate(mutation, id, stamp))
             }
         }

@@ -25,6 +25,7 @@ macro_rules! scripts {
 }
 
 scripts![
+    fence,
     learner,
     mismatch,
     read,

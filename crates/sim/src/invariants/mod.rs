@@ -5,6 +5,7 @@
 
 mod acknowledged;
 mod applied;
+mod fences;
 mod once;
 mod prefixes;
 mod promises;
@@ -19,7 +20,7 @@ use crate::disk::{Disk, Folds};
 use replcore::{Apply, Message, PersistRecord, Replica};
 use std::collections::BTreeMap;
 use std::fmt;
-use types::{EntryId, NodeId, PartitionId, Term, View};
+use types::{EntryId, Fence, NodeId, PartitionId, RequestId, Term, View};
 
 /// Which rule of the world was broken, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,6 +45,7 @@ type Verdict = Result<(), String>;
 pub(crate) struct Watch {
     violation: Option<Violation>,
     chosen: prefixes::Chosen,
+    fences: fences::Fences,
     once: once::Once,
     serving: serving::Serving,
     terms: terms::Terms,
@@ -84,6 +86,7 @@ impl Watch {
         Watch {
             violation: None,
             chosen: prefixes::Chosen::new(nodes, partitions),
+            fences: fences::Fences::default(),
             once: once::Once::new(partitions),
             serving: serving::Serving::default(),
             terms: terms::Terms::new(nodes, partitions),
@@ -103,6 +106,11 @@ impl Watch {
             let node = scene.disks[scene.node].id.unwrap_or_default();
             self.violated(invariant, format!("{node} {}: {what}", scene.partition));
         }
+    }
+
+    /// A client sends a fenced write.
+    pub(crate) fn fenced(&mut self, request: RequestId, fence: &Fence) {
+        self.fences.asked(request, fence);
     }
 
     /// A replica is about to write a record.
@@ -127,6 +135,8 @@ impl Watch {
                     self.note("acknowledged", scene, verdict);
                     let verdict = self.once.committed(scene.partition, &entry);
                     self.note("once", scene, verdict);
+                    let verdict = self.fences.committed(scene.partition, &entry);
+                    self.note("fences", scene, verdict);
                 }
                 Err(what) => return self.note("prefixes", scene, Err(what)),
             }

@@ -20,6 +20,7 @@ pub(crate) fn response(number: u64, me: NodeId, partition: PartitionId, answer: 
             present: version.is_some(),
             version: version.map_or(0, |version| version.0),
         }),
+        Answer::Fenced { newest } => Wire::Fenced(v1::WriteFenced { newest: newest.0 }),
         Answer::Error(code) => return refusal(number, me, Some(partition), code, None, Some(view)),
     };
     v1::Response { number, node: me.0, result: Some(result), ..Default::default() }
