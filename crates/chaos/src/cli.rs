@@ -52,9 +52,9 @@ pub(crate) struct RunFlags {
     /// Partitions.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) partitions: u32,
-    /// Which faults: names that `dht-chaos faults` lists, all, or none.
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "all")]
-    pub(crate) faults: Vec<String>,
+    /// Which faults: names that `dht-chaos faults` lists, all, or none; all, but with --attach none.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    faults: Option<Vec<String>>,
     /// Which workloads: names that `dht-chaos workloads` lists, or all.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "all")]
     pub(crate) workloads: Vec<String>,
@@ -102,7 +102,7 @@ impl RunFlags {
     /// # Errors
     /// One line for a name that is none.
     pub(crate) fn kinds(&self) -> Result<Vec<Kind>, String> {
-        match self.faults.as_slice() {
+        match self.fault_names().as_slice() {
             [all] if all == "all" => {
                 let possible = |kind: &Kind| !self.netns || !matches!(kind, Kind::Slow | Kind::Lossy);
                 Ok(KINDS.iter().map(|(kind, ..)| *kind).filter(possible).collect())
@@ -115,6 +115,11 @@ impl RunFlags {
                 })
                 .collect(),
         }
+    }
+
+    fn fault_names(&self) -> Vec<String> {
+        let unless_said = if self.attach.is_empty() { "all" } else { "none" };
+        self.faults.clone().unwrap_or_else(|| vec![unless_said.to_owned()])
     }
 
     /// The workloads that are named, as places in the list.
@@ -141,7 +146,7 @@ impl RunFlags {
             format!("--nodes {}", self.nodes),
             format!("--viewleaders {}", self.viewleaders),
             format!("--partitions {}", self.partitions),
-            format!("--faults {}", self.faults.join(",")),
+            format!("--faults {}", self.fault_names().join(",")),
             format!("--workloads {}", self.workloads.join(",")),
             format!("--clients {}", self.clients),
             format!("--floor {}", self.floor),

@@ -1,7 +1,8 @@
 //! Faults that a harness injects into a running server: a disk that is slow, full or fails, a calendar that jumps.
 //!
 //! A server knows this crate only when it is built with its feature `faults`, which nothing but the chaos harness
-//! switches on. Even then nothing happens unless the environment names a control file:
+//! switches on (and with it a build of the whole workspace at once). Even then nothing happens unless the environment
+//! names a control file:
 //!
 //! ```text
 //! DHT_FAULT_CONTROL  a file of lines `name value` ([`Fault`]); the harness replaces it as a whole at any time

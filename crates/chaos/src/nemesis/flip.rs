@@ -22,15 +22,26 @@ pub(super) async fn run(stage: &mut Stage<'_>) -> Result<String, Error> {
     // In order: what is at the end of a log after a crash can't be told from a write that never ended.
     stage.cluster.terminate(target).await?;
     let flipped = flip(stage, target)?;
+    let said_before = said(stage, target).len();
     stage.cluster.start_at(target).await?;
     stage.cluster.expect_down(&[target], true);
     let what = match refusal(stage, target).await? {
-        None => "the node lives with it".to_owned(),
+        None => match said(stage, target)[said_before..].lines().filter(|line| line.contains("damaged")).count() {
+            0 => "nothing of it was needed".to_owned(),
+            count => format!("the node noticed {count} times, and went on with the rest"),
+        },
         Some(how) => format!("the node {how}; replaced by {}", wipe::replace(stage, target, node).await?),
     };
     stage.cluster.expect_down(&[target], false);
     stage.end();
     Ok(format!("{flipped}; {what}"))
+}
+
+/// What a node has logged so far.
+fn said(stage: &Stage<'_>, target: usize) -> String {
+    // A log that can't be read says nothing.
+    let text = std::fs::read(&stage.cluster.slot(target).log).unwrap_or_default();
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// How the node refused its files; `None` once it has been accepted with them.

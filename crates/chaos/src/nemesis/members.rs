@@ -1,4 +1,5 @@
-//! A storage node joins and leaves while everything goes on; weights change, moves pause, go on and are aborted.
+//! A storage node joins and leaves while everything goes on; weights change, moves pause, go on and are aborted, and a
+//! process is killed in the middle of it, the new node perhaps.
 
 use super::{Stage, wipe};
 use crate::cluster::Role;
@@ -23,7 +24,12 @@ pub(super) async fn run(stage: &mut Stage<'_>) -> Result<String, Error> {
     let weight = 50 + stage.random.below(150) as u32;
     wipe::operate(stage, &Operation::SetWeight { node: other_id, weight }).await?;
     wipe::operate(stage, &Operation::PauseMoves).await?;
+    wipe::operate(stage, &Operation::ResumeMoves).await?;
+    let killed = stage.choose(None)?;
+    stage.cluster.kill(killed).await?;
     stage.hold().await;
+    stage.cluster.start_at(killed).await?;
+    wipe::operate(stage, &Operation::PauseMoves).await?;
     wipe::operate(stage, &Operation::AbortMoves).await?;
     wipe::operate(stage, &Operation::ResumeMoves).await?;
     let held = await_holding(stage, joined, |partitions| partitions > 0).await?;
@@ -36,7 +42,8 @@ pub(super) async fn run(stage: &mut Stage<'_>) -> Result<String, Error> {
     let directory = &stage.cluster.slot(spare).data_dir;
     std::fs::remove_dir_all(directory).map_err(Error::file(directory))?;
     stage.end();
-    Ok(format!("{joined} was given {held} partitions, and gave them back"))
+    let killed = stage.name(killed);
+    Ok(format!("{joined} was given {held} partitions, and gave them back; {killed} was killed meanwhile"))
 }
 
 /// Waits until a node replicates as many partitions as wanted; says how many.

@@ -76,7 +76,11 @@ pub(crate) const KINDS: &[(Kind, &str, &str)] = &[
     (Kind::Flip, "flip", "bytes flipped in the files of a stopped storage node"),
     (Kind::Wipe, "wipe", "a storage node comes back without its data directory, as a new one"),
     (Kind::Clock, "clock", "the calendar of one storage node jumps by hours"),
-    (Kind::Members, "members", "a storage node joins, weights change, moves pause and abort, the node leaves"),
+    (
+        Kind::Members,
+        "members",
+        "a storage node joins, weights change, moves pause and abort, a process is killed, the node leaves",
+    ),
 ];
 
 /// For the harness's own tests: must fail every run.

@@ -55,8 +55,16 @@ pub(super) async fn operate(stage: &Stage<'_>, operation: &Operation) -> Result<
     loop {
         match stage.cluster.leaders().operate(operation).await {
             Ok(_epoch) => return Ok(()),
+            // Done by an attempt that was not answered.
+            Err(_) if is_forgotten(stage, operation).await => return Ok(()),
             Err(error) if began.elapsed() > REGISTERS_WITHIN => return Err(error.into()),
             Err(_) => tokio::time::sleep(LOOK_EVERY).await,
         }
     }
+}
+
+/// Whether the operation was to remove a node, and there is none any more.
+async fn is_forgotten(stage: &Stage<'_>, operation: &Operation) -> bool {
+    let Operation::SetDuty { node, duty: Duty::Removed } = operation else { return false };
+    stage.cluster.leaders().view().await.is_ok_and(|view| !view.nodes.contains_key(node))
 }

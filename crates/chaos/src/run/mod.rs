@@ -7,18 +7,16 @@ mod judge;
 use crate::cli::RunFlags;
 use crate::cluster::{Cluster, Shape};
 use crate::error::Error;
-use crate::meter::Meter;
 use crate::nemesis::Kind;
 use crate::probe::Probe;
 use crate::random::Random;
 use crate::report;
 use crate::screen::Screen;
 use crate::workload::{WORKLOADS, Workload};
-use check::report::{Report, Verdict, WorkloadResult};
+use check::report::{Report, Verdict};
 use client::{Client, Options};
 use clients::Clients;
 use daemon::{Exit, Failure};
-use faults::Injected;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -179,7 +177,26 @@ impl Plan<'_> {
         }
         let floor = judge::floor(&load.meter.seconds(), &injected, load_ended, self.flags.floor);
         let (verdict, sentence) = judge::verdict(&judged, &injected, trouble, floor);
-        Ok(self.report(began, &load.meter, injected, judged, verdict, sentence, load_ended))
+        let size = match cluster {
+            Some(_) => (self.flags.nodes.into(), self.flags.viewleaders.into()),
+            None => {
+                let status = patient.status().await?;
+                (status.nodes.len() as u32, status.members.len() as u32)
+            }
+        };
+        Ok(Report {
+            verdict,
+            sentence,
+            seed: self.seed,
+            command: self.flags.command(self.seed),
+            began: humantime::format_rfc3339_seconds(began).to_string(),
+            seconds: load_ended.as_secs(),
+            nodes: size.0,
+            viewleaders: size.1,
+            faults: injected.spans,
+            timeline: report::timeline(&load.meter.seconds()),
+            workloads: judged,
+        })
     }
 
     async fn read_back(
@@ -195,32 +212,6 @@ impl Plan<'_> {
             workload.read_back(patient).await?;
         }
         Ok(())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "everything that a run found, in one place")]
-    fn report(
-        &self,
-        began: SystemTime,
-        meter: &Meter,
-        injected: Injected,
-        workloads: Vec<WorkloadResult>,
-        verdict: Verdict,
-        sentence: String,
-        load_ended: Duration,
-    ) -> Report {
-        Report {
-            verdict,
-            sentence,
-            seed: self.seed,
-            command: self.flags.command(self.seed),
-            began: humantime::format_rfc3339_seconds(began).to_string(),
-            seconds: load_ended.as_secs(),
-            nodes: self.flags.nodes.into(),
-            viewleaders: self.flags.viewleaders.into(),
-            faults: injected.spans,
-            timeline: report::timeline(&meter.seconds()),
-            workloads,
-        }
     }
 }
 

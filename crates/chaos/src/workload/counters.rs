@@ -2,7 +2,7 @@
 //! the end, lies between what was acknowledged and that plus what is unknown.
 
 use super::record::{Outcome, Timed, get, put};
-use super::{Seat, Workload, read_all};
+use super::{Seat, Workload, never_read_back, read_all};
 use crate::error::Error;
 use bytes::Bytes;
 use check::counters::{Action, Operation};
@@ -18,7 +18,8 @@ const COUNTERS: usize = 3;
 struct Counters {
     prefix: String,
     history: Mutex<Vec<Operation>>,
-    at_end: Mutex<BTreeMap<Bytes, i64>>,
+    /// Each counter in the end, once it has been read.
+    at_end: Mutex<Option<BTreeMap<Bytes, i64>>>,
 }
 
 pub(super) fn make(prefix: &str) -> Arc<dyn Workload> {
@@ -41,7 +42,7 @@ impl Workload for Counters {
             let found = read_all(client, keys.clone()).await?;
             let value = |found: Option<client::Found>| found.map_or(0, |found| number(&found.value));
             let at_end = keys.into_iter().zip(found).map(|(key, found)| (key.into(), value(found))).collect();
-            *self.at_end.lock().unwrap_or_else(PoisonError::into_inner) = at_end;
+            *self.at_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(at_end);
             Ok(())
         })
     }
@@ -49,7 +50,10 @@ impl Workload for Counters {
     fn verdict(&self, name: &str) -> WorkloadResult {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let at_end = self.at_end.lock().unwrap_or_else(PoisonError::into_inner);
-        WorkloadResult::judged(name, history.len() as u64, &check::counters::check(&history, &at_end))
+        let Some(at_end) = at_end.as_ref() else {
+            return never_read_back(name, history.len());
+        };
+        WorkloadResult::judged(name, history.len() as u64, &check::counters::check(&history, at_end))
     }
 
     fn keys(&self) -> Vec<String> {

@@ -2,7 +2,7 @@
 //! definitely not added.
 
 use super::record::{Outcome, put};
-use super::{Seat, Workload, read_all};
+use super::{Seat, Workload, never_read_back, read_all};
 use crate::error::Error;
 use bytes::Bytes;
 use check::report::WorkloadResult;
@@ -19,8 +19,8 @@ const CLIENT_SHIFT: u32 = 40;
 struct Sets {
     prefix: String,
     history: Mutex<Vec<Add>>,
-    /// What is there in the end.
-    there: Mutex<Vec<u64>>,
+    /// What is there in the end, once it has been read.
+    there: Mutex<Option<Vec<u64>>>,
 }
 
 pub(super) fn make(prefix: &str) -> Arc<dyn Workload> {
@@ -52,14 +52,16 @@ impl Workload for Sets {
             let found = read_all(client, self.keys()).await?;
             let number = |found: client::Found| std::str::from_utf8(&found.value).ok()?.parse().ok();
             let there = found.into_iter().flatten().filter_map(number).collect();
-            *self.there.lock().unwrap_or_else(PoisonError::into_inner) = there;
+            *self.there.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);
             Ok(())
         })
     }
 
     fn verdict(&self, name: &str) -> WorkloadResult {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let there = self.there.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(there) = self.there.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
+            return never_read_back(name, history.len());
+        };
         let anomalies = check::sets::check(&history, &BTreeMap::from([(self.set(), there)]));
         WorkloadResult::judged(name, history.len() as u64, &anomalies)
     }
@@ -78,5 +80,25 @@ impl Sets {
 
     fn key(&self, element: u64) -> String {
         format!("{}element-{element}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use check::report::Verdict;
+
+    /// Guards against elements that count as lost because nobody has looked, and a loss that nobody notices.
+    #[test]
+    fn what_was_never_read_is_not_lost() {
+        let sets = Sets { prefix: String::new(), history: Mutex::default(), there: Mutex::default() };
+        let outcome = check::Outcome::Done;
+        let add = Add { client: 1, key: sets.set(), element: 7, called_at: 1, answered_at: Some(2), outcome };
+        sets.history.lock().unwrap().push(add);
+        assert_eq!(sets.verdict("sets").verdict, Verdict::Undecided);
+        *sets.there.lock().unwrap() = Some(vec![7]);
+        assert_eq!(sets.verdict("sets").verdict, Verdict::Held);
+        *sets.there.lock().unwrap() = Some(Vec::new());
+        assert_eq!(sets.verdict("sets").verdict, Verdict::Violated);
     }
 }
