@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use types::{NodeId, Seq, Term};
 
 /// What happens once something is on disk (P2).
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) enum Waiting {
     /// The log is, through here.
     Log(Seq),
@@ -22,7 +22,7 @@ pub(crate) enum Waiting {
 }
 
 /// What was asked of the disk, and what waits for it.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub(crate) struct Disk {
     /// The last thing asked.
     last_index: PersistIndex,

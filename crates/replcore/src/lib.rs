@@ -41,6 +41,7 @@ pub mod mutants;
 pub mod persist;
 
 mod disk;
+mod fingerprint;
 mod follower;
 mod installing;
 mod log;
