@@ -53,10 +53,11 @@ const LEAVES: NodeId = NodeId(3);
 /// Everything that can happen now.
 pub(crate) fn possible(instant: &Instant, actions: &mut Vec<Action>) {
     let left = instant.left;
-    let mut previous = None;
+    let (mut previous, mut stream) = (None, None);
     for (hash, envelope) in &instant.network {
-        // Copies of one message are one choice.
-        if previous.replace(*hash) != Some(*hash) {
+        // Copies of one message are one choice; of a stream that keeps its order only the oldest is one.
+        let first = stream.replace(envelope.link()) != Some(envelope.link());
+        if previous.replace(*hash) != Some(*hash) && (first || !left.ordered) {
             actions.push(Action::Deliver(envelope.clone()));
             if left.duplicates > 0 {
                 actions.push(Action::Duplicate(envelope.clone()));
@@ -122,15 +123,7 @@ pub(crate) fn take(instant: &mut Instant, action: Action) {
             instant.left.duplicates -= 1;
             deliver(instant, &envelope);
         }
-        Action::Sync(id) => {
-            let node = instant.node_mut(id);
-            let everything = node.pending.len();
-            match node.sync(everything) {
-                Ok(Some(through)) => step(instant, id, [Event::Persisted { through }]),
-                Ok(None) => {}
-                Err(error) => broke(instant, RECOVERS, error.to_string()),
-            }
-        }
+        Action::Sync(id) => sync(instant, id),
         Action::Crash(id, kept) => {
             instant.left.crashes -= 1;
             if let Err(error) = instant.node_mut(id).crash(kept) {
@@ -209,6 +202,16 @@ pub(crate) fn settle(instant: &mut Instant) {
             return;
         }
         instant.left = left;
+    }
+}
+
+fn sync(instant: &mut Instant, id: NodeId) {
+    let node = instant.node_mut(id);
+    let everything = node.pending.len();
+    match node.sync(everything) {
+        Ok(Some(through)) => step(instant, id, [Event::Persisted { through }]),
+        Ok(None) => {}
+        Err(error) => broke(instant, RECOVERS, error.to_string()),
     }
 }
 
@@ -292,6 +295,11 @@ fn step(instant: &mut Instant, id: NodeId, events: impl IntoIterator<Item = Even
         }
     }
     instant.changed(id);
+    // Once nothing can crash any more, a sync that takes long is an answer that takes long.
+    if instant.left.crashes == 0 && !instant.node(id).pending.is_empty() {
+        return sync(instant, id);
+    }
+    instant.tidy(id);
     let Instant { nodes, history, .. } = instant;
     let node = &nodes[id.0 as usize - 1];
     let Some(replica) = &node.replica else { return };

@@ -15,6 +15,8 @@ pub struct Explored {
     pub depth: usize,
     /// How long it took.
     pub took: Duration,
+    /// There was nothing more to explore.
+    pub finished: bool,
     /// A property that does not hold, and the shortest way there.
     pub broken: Option<Counterexample>,
     /// What should be possible and is not: the world is not what it should be.
@@ -33,9 +35,12 @@ pub struct Counterexample {
 }
 
 /// Walks every path of the world, until there are no more or a property is broken.
-pub fn explore(world: World, threads: usize) -> Explored {
+///
+/// After `limit` it is given up.
+pub fn explore(world: World, threads: usize, limit: Duration) -> Explored {
     let began = Instant::now();
-    let checker = world.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let builder = world.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
+    let checker = builder.timeout(limit).spawn_bfs().join();
     let took = began.elapsed();
     let discoveries = checker.discoveries();
     let properties = world.properties();
@@ -56,6 +61,7 @@ pub fn explore(world: World, threads: usize) -> Explored {
         steps: checker.state_count(),
         depth: checker.max_depth(),
         took,
+        finished: broken.is_some() || took < limit,
         broken,
         impossible,
     }

@@ -88,6 +88,7 @@ impl Node {
             let incarnations: Vec<Incarnation> = view.nodes.values().map(|info| info.incarnation).collect();
             (view.epoch, incarnations)
         });
-        self.hash = hash_of(&(self.incarnation, &self.replica, &self.durable, &self.pending, view, self.told));
+        let pending: Vec<&PersistRecord> = self.pending.iter().map(|(_, record)| record).collect();
+        self.hash = hash_of(&(self.incarnation, &self.replica, &self.durable, pending, view, self.told));
     }
 }

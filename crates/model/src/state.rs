@@ -3,7 +3,7 @@
 use crate::history::History;
 use crate::node::Node;
 use crate::world::{PARTITION, World};
-use replcore::Message;
+use replcore::{Body, Message, RoleSummary};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -21,6 +21,13 @@ pub struct Envelope {
     pub incarnation: Incarnation,
     /// What it says.
     pub message: Message,
+}
+
+impl Envelope {
+    /// The stream that it travels on.
+    pub fn link(&self) -> (NodeId, NodeId) {
+        (self.from, self.to)
+    }
 }
 
 impl fmt::Debug for Envelope {
@@ -73,12 +80,17 @@ pub struct Left {
     pub duplicates: u8,
     /// Node 4 may join.
     pub member_change: bool,
+    /// A stream keeps its order.
+    pub ordered: bool,
+    /// See [`Instant::tidy`]; a broken rule may act on what all others ignore.
+    pub tidy: bool,
 }
 
 impl From<World> for Left {
     fn from(world: World) -> Left {
-        let World { writes, retries, reads, crashes, takeovers, duplicates, member_change, .. } = world;
-        Left { writes, retries, reads, crashes, takeovers, duplicates, member_change }
+        let World { writes, retries, reads, crashes, takeovers, duplicates, member_change, ordered, mutant, .. } = world;
+        let tidy = mutant.is_none();
+        Left { writes, retries, reads, crashes, takeovers, duplicates, member_change, ordered, tidy }
     }
 }
 
@@ -87,7 +99,7 @@ impl From<World> for Left {
 pub struct Instant {
     /// By id, from 1.
     pub nodes: Vec<Arc<Node>>,
-    /// A bag, in the order of the fingerprints.
+    /// A bag, in the order of the fingerprints; or the streams one after another, each from its oldest message on.
     pub network: Vec<(u64, Arc<Envelope>)>,
     /// The viewleaders.
     pub group: Arc<Group>,
@@ -122,9 +134,32 @@ impl Instant {
         let there = self.node(envelope.to);
         if there.replica.is_some() && there.incarnation == envelope.incarnation {
             let hash = hash_of(&envelope);
-            let place = self.network.partition_point(|(other, _)| *other < hash);
+            let place = match self.left.ordered {
+                true => self.network.partition_point(|(_, other)| other.link() <= envelope.link()),
+                false => self.network.partition_point(|(other, _)| *other < hash),
+            };
             self.network.insert(place, (hash, Arc::new(envelope)));
         }
+    }
+
+    /// Takes messages away that this node will never act on again: of a term below its promise, which it can only
+    /// refuse, or answers to what it does no more. Without it the same states would be told apart by their litter.
+    pub(crate) fn tidy(&mut self, id: NodeId) {
+        if !self.left.tidy {
+            return;
+        }
+        let Some(replica) = &self.nodes[id.0 as usize - 1].replica else { return };
+        let promised = replica.base().promised;
+        let role = replica.role();
+        self.network.retain(|(_, envelope)| {
+            let term = envelope.message.term;
+            let over = match (&envelope.message.body, role) {
+                (Body::Sealed { .. } | Body::Fetched { .. }, RoleSummary::TakingOver(own)) => term < own,
+                (Body::Sealed { .. } | Body::Fetched { .. }, _) => term <= promised && role_term(role) >= Some(term),
+                _ => false,
+            };
+            envelope.to != id || term >= promised && !over
+        });
     }
 
     /// Takes one copy out of the network.
@@ -157,6 +192,13 @@ impl PartialEq for Instant {
 impl fmt::Debug for Instant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Instant").field("nodes", &self.nodes).field("history", &self.history).finish_non_exhaustive()
+    }
+}
+
+fn role_term(role: RoleSummary) -> Option<Term> {
+    match role {
+        RoleSummary::TakingOver(term) | RoleSummary::Starting(term) | RoleSummary::Serving(term) => Some(term),
+        RoleSummary::None | RoleSummary::OutOfService | RoleSummary::Follower => None,
     }
 }
 

@@ -37,6 +37,8 @@ pub struct World {
     pub takeovers: u8,
     /// Messages that arrive a second time.
     pub duplicates: u8,
+    /// What one node sends to another arrives in its order, if it does; otherwise in any.
+    pub ordered: bool,
     /// Node 4 takes node 3's place.
     pub member_change: bool,
     /// A rule that is broken, by name.
@@ -58,15 +60,23 @@ pub(crate) const NOTHING: World = World {
     crashes: 0,
     takeovers: 0,
     duplicates: 0,
+    ordered: false,
     member_change: false,
     mutant: None,
 };
 
 /// All of them. A world for transactions takes its place here once there are any.
 pub const WORLDS: &[World] = &[
-    World { name: "writes", what: "two writes, nothing fails", writes: 2, ..NOTHING },
-    World { name: "crash", what: "two writes, any node crashes", writes: 2, crashes: 1, ..NOTHING },
-    World { name: "takeover", what: "two writes, one takeover", writes: 2, takeovers: 1, ..NOTHING },
+    World { name: "writes", what: "two writes, nothing fails", writes: 2, duplicates: 1, ..NOTHING },
+    World { name: "crash2", what: "2 write, any node crashes", writes: 2, crashes: 1, ..NOTHING },
+    World { name: "takeover1", what: "one write, one takeover", writes: 1, takeovers: 1, duplicates: 1, ..NOTHING },
+    World { name: "takeover1r", what: "one write, one takeover", writes: 1, reads: 1, takeovers: 1, ordered: true, ..NOTHING },
+    World { name: "both1", what: "one write, one takeover", writes: 1, crashes: 1, takeovers: 1,ordered: true, ..NOTHING },
+    World { name: "takeover2", what: "two writes, one takeover", writes: 2, takeovers: 1,ordered: true, ..NOTHING },
+    World { name: "both2", what: "one write, one takeover", writes: 2, crashes: 1, takeovers: 1,ordered: true, ..NOTHING },
+    World { name: "member1", what: "", nodes: 4, writes: 1, member_change: true, ordered: true,..NOTHING },
+    World { name: "member1t", what: "", nodes: 4, writes: 1, takeovers: 1, member_change: true, ordered: true,..NOTHING },
+    World { name: "member1c", what: "", nodes: 4, writes: 0, crashes: 1, member_change: true, ordered: true,..NOTHING },
 ];
 
 impl World {
