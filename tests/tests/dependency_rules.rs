@@ -20,6 +20,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("client", &["types", "wire"]),
     ("dhtctl", &["types", "wire", "client", "daemon", "viewleader", "storaged"]),
     ("sim", &["types", "viewcore", "replcore", "engine"]),
+    ("model", &["types", "viewcore", "replcore"]),
+    ("catalogue", &[]),
     ("chaos", &["types", "client", "sim"]),
     ("e2e", &["types", "wire", "client", "dhtctl"]),
 ];

@@ -4,6 +4,7 @@ use crate::attempts::{Answer, Attempts};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::leaders::Leaders;
+use crate::mutants::{Mutant, on};
 use crate::node_streams::NodeStreams;
 use crate::outcome::{DeleteOutcome, Found, PutOutcome, Route};
 use crate::status::ClusterStatus;
@@ -166,9 +167,15 @@ impl Client {
 
     async fn mutate(&self, key: Bytes, kind: MutationKind, condition: Condition) -> Result<Answer, Error> {
         check_key(&key).map_err(|error| Error::Invalid(error.to_string()))?;
-        let id = RequestId { client: self.inner.id, counter: self.inner.requests.fetch_add(1, Ordering::Relaxed) + 1 };
+        let id = RequestId { client: self.inner.id, counter: self.next_counter() };
         let stamp = self.inner.clock.stamp();
         self.attempt(Operation::Mutate(Mutation { key, kind, condition }, id, stamp)).await
+    }
+
+    /// P28: never the same twice.
+    fn next_counter(&self) -> u64 {
+        let step = u64::from(!on(Mutant::P28SameId));
+        self.inner.requests.fetch_add(step, Ordering::Relaxed) + 1
     }
 
     async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {

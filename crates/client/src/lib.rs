@@ -24,6 +24,7 @@ mod clock;
 mod endpoint;
 mod error;
 mod leaders;
+mod mutants;
 mod node_stream;
 mod node_streams;
 mod operations;

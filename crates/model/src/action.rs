@@ -194,8 +194,9 @@ pub(crate) fn settle(instant: &mut Instant) {
         let left = instant.left;
         instant.left = NOTHING.into();
         possible(instant, &mut actions);
-        let next = actions.into_iter().next();
-        if let Some(action) = next {
+        // Views first: who has none knows nobody to answer.
+        let learn = actions.iter().position(|action| matches!(action, Action::Learn(_)));
+        if let Some(action) = (!actions.is_empty()).then(|| actions.swap_remove(learn.unwrap_or(0))) {
             take(instant, action);
         } else {
             instant.left = left;

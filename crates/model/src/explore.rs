@@ -40,7 +40,15 @@ pub struct Counterexample {
 pub fn explore(world: World, threads: usize, limit: Duration) -> Explored {
     let began = Instant::now();
     let builder = world.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
-    let checker = builder.timeout(limit).spawn_bfs().join();
+    let builder = builder.timeout(limit);
+    // Breadth first finds the shortest way to what is broken; depth first needs less memory.
+    match world.mutant.is_some() || !world.large {
+        true => summary(world, began, limit, &builder.spawn_bfs().join()),
+        false => summary(world, began, limit, &builder.spawn_dfs().join()),
+    }
+}
+
+fn summary(world: World, began: Instant, limit: Duration, checker: &impl Checker<World>) -> Explored {
     let took = began.elapsed();
     let discoveries = checker.discoveries();
     let properties = world.properties();

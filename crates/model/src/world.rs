@@ -67,16 +67,86 @@ pub(crate) const NOTHING: World = World {
 
 /// All of them. A world for transactions takes its place here once there are any.
 pub const WORLDS: &[World] = &[
-    World { name: "writes", what: "two writes, nothing fails", writes: 2, duplicates: 1, ..NOTHING },
-    World { name: "crash2", what: "2 write, any node crashes", writes: 2, crashes: 1, ..NOTHING },
-    World { name: "takeover1", what: "one write, one takeover", writes: 1, takeovers: 1, duplicates: 1, ..NOTHING },
-    World { name: "takeover1r", what: "one write, one takeover", writes: 1, reads: 1, takeovers: 1, ordered: true, ..NOTHING },
-    World { name: "both1", what: "one write, one takeover", writes: 1, crashes: 1, takeovers: 1,ordered: true, ..NOTHING },
-    World { name: "takeover2", what: "two writes, one takeover", writes: 2, takeovers: 1,ordered: true, ..NOTHING },
-    World { name: "both2", what: "one write, one takeover", writes: 2, crashes: 1, takeovers: 1,ordered: true, ..NOTHING },
-    World { name: "member1", what: "", nodes: 4, writes: 1, member_change: true, ordered: true,..NOTHING },
-    World { name: "member1t", what: "", nodes: 4, writes: 1, takeovers: 1, member_change: true, ordered: true,..NOTHING },
-    World { name: "member1c", what: "", nodes: 4, writes: 0, crashes: 1, member_change: true, ordered: true,..NOTHING },
+    World { name: "writes", what: "two writes, a message that comes twice", writes: 2, duplicates: 1, ..NOTHING },
+    World { name: "retry", what: "a write, its retry, a read", writes: 1, retries: 1, reads: 1, ..NOTHING },
+    World { name: "crash", what: "two writes, any node crashes", writes: 2, crashes: 1, ..NOTHING },
+    World { name: "takeover", what: "a write, a takeover", writes: 1, takeovers: 1, ..NOTHING },
+    World {
+        name: "takeover-read",
+        what: "a write, a read, a takeover; streams in order",
+        writes: 1,
+        reads: 1,
+        takeovers: 1,
+        ordered: true,
+        ..NOTHING
+    },
+    World {
+        name: "takeover-writes",
+        what: "two writes, a takeover; streams in order",
+        writes: 2,
+        takeovers: 1,
+        ordered: true,
+        ..NOTHING
+    },
+    World {
+        name: "members",
+        what: "a write, node 4 takes node 3's place; streams in order",
+        nodes: 4,
+        writes: 1,
+        member_change: true,
+        ordered: true,
+        ..NOTHING
+    },
+    World {
+        name: "two-takeovers",
+        what: "a write, two takeovers; streams in order",
+        large: true,
+        writes: 1,
+        takeovers: 2,
+        ordered: true,
+        ..NOTHING
+    },
+    World {
+        name: "crash-takeover",
+        what: "a write, any node crashes, a takeover; streams in order",
+        large: true,
+        writes: 1,
+        crashes: 1,
+        takeovers: 1,
+        ordered: true,
+        ..NOTHING
+    },
+    World {
+        name: "everything",
+        what: "two writes, any node crashes, a takeover; streams in order",
+        large: true,
+        writes: 2,
+        crashes: 1,
+        takeovers: 1,
+        ordered: true,
+        ..NOTHING
+    },
+    World {
+        name: "members-takeover",
+        what: "a write, node 4 takes node 3's place, a takeover; streams in order",
+        large: true,
+        nodes: 4,
+        writes: 1,
+        takeovers: 1,
+        member_change: true,
+        ordered: true,
+        ..NOTHING
+    },
+    World {
+        name: "members-crash",
+        what: "node 4 takes node 3's place, any node crashes; streams in order",
+        large: true,
+        nodes: 4,
+        crashes: 1,
+        member_change: true,
+        ordered: true,
+        ..NOTHING
+    },
 ];
 
 impl World {
@@ -92,9 +162,11 @@ impl World {
     }
 
     /// Breaks the rule on this thread: the checker has threads of its own.
-    pub(crate) fn break_rule(&self) {
+    fn break_rule(mutant: Option<Mutant>) {
         #[cfg(feature = "mutants")]
-        replcore::mutants::set(self.mutant);
+        replcore::mutants::set(mutant);
+        #[cfg(not(feature = "mutants"))]
+        assert!(mutant.is_none(), "rules are broken with the feature `mutants` alone");
     }
 
     /// Every node has registered, the first map is made, and its primary serves.
@@ -158,7 +230,8 @@ impl Model for World {
     type Action = action::Action;
 
     fn init_states(&self) -> Vec<Instant> {
-        self.break_rule();
+        // Every world begins sound.
+        World::break_rule(None);
         vec![self.beginning()]
     }
 
@@ -169,7 +242,7 @@ impl Model for World {
     }
 
     fn next_state(&self, instant: &Instant, action: action::Action) -> Option<Instant> {
-        self.break_rule();
+        World::break_rule(self.mutant);
         let mut next = instant.clone();
         action::take(&mut next, action);
         Some(next)

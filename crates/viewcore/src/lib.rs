@@ -18,6 +18,7 @@ mod change;
 pub mod command;
 pub mod detector;
 pub mod leader;
+mod mutants;
 pub mod observed;
 mod operations;
 pub mod patience;

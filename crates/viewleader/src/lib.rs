@@ -23,6 +23,7 @@ mod error;
 mod identity;
 mod joining;
 mod leading;
+mod mutants;
 mod probe;
 mod raft;
 mod services;
