@@ -83,7 +83,9 @@ fn main() -> ExitCode {
         for _ in 0..arguments.jobs.min(end - first) {
             scope.spawn(|| {
                 #[cfg(feature = "mutants")]
-                replcore::mutants::set(arguments.mutant);
+                if arguments.mutant.is_some() {
+                    replcore::mutants::set(arguments.mutant);
+                }
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end {
