@@ -71,7 +71,7 @@ pub const BUGS: &[Bug] = &[
     bug("replcore::P5Activated", "P5", &[], &[test("replcore", "golden", "scenario_03")]),
     bug("replcore::P7Promise", "P7", &[], &[Catcher::Seeds(None), Catcher::World("takeover-read")]),
     bug("replcore::P7Prev", "P7", &[], &[Catcher::Seeds(None)]),
-    bug("replcore::P7Shorter", "P7", &[7], &[Catcher::Seeds(None), Catcher::World("crash")]),
+    bug("replcore::P7Shorter", "P7", &[7], &[Catcher::Seeds(None), Catcher::World("writes")]),
     bug("replcore::P8", "P8", &[], &[Catcher::Seeds(Some("network")), Catcher::World("takeover-read")]),
     bug("replcore::P9Majority", "P9", &[], &[Catcher::Seeds(None), Catcher::World("writes")]),
     bug("replcore::P9Prior", "P9", &[32], &[Catcher::Seeds(None)]),

@@ -22,12 +22,14 @@ mod faults;
 mod group;
 mod happening;
 mod invariants;
+pub mod matrix;
 mod network;
 mod node;
 mod plan;
 mod queue;
 pub mod random;
 mod trace;
+pub mod trap;
 mod world;
 
 pub use context::Counts;
