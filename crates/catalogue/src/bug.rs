@@ -43,6 +43,16 @@ pub enum Catcher {
     },
 }
 
+impl Catcher {
+    /// The crate whose tests catch, if it is those.
+    pub fn package(&self) -> Option<&'static str> {
+        match self {
+            Catcher::Test { package, .. } => Some(package),
+            Catcher::Seeds(_) | Catcher::World(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Catcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

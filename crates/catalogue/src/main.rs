@@ -25,8 +25,8 @@ fn main() -> Result<ExitCode> {
         print!("{}", table::page());
         return Ok(ExitCode::SUCCESS);
     }
-    let programs = Programs::build()?;
     let bugs: Vec<_> = BUGS.iter().filter(|bug| bug.name.contains(&arguments.only)).collect();
+    let programs = Programs::build(&bugs)?;
     let tests: BTreeSet<Catcher> = bugs.iter().flat_map(|bug| bug.caught_by).copied().collect();
     // What fails anyway catches nothing. Seeds and worlds are held by tests of their own.
     for test in tests.into_iter().filter(|catcher| matches!(catcher, Catcher::Test { .. })) {

@@ -3,7 +3,7 @@
 use crate::{Bug, Catcher};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 const VARIABLE: &str = "RINGLEADER_MUTANT";
 /// Seeds that a bug may take to show.
 const SEEDS_MAX: u32 = 3_000;
-/// Crates whose tests catch bugs.
-const TESTED: [&str; 6] = ["replcore", "viewcore", "wal", "engine", "client", "viewleader"];
 
 /// The programs that catch.
 pub struct Programs {
@@ -33,11 +31,11 @@ pub struct Caught {
 }
 
 impl Programs {
-    /// Builds them.
+    /// Builds those that catch these bugs.
     ///
     /// # Errors
     /// Where cargo fails; it has said why.
-    pub fn build() -> Result<Programs> {
+    pub fn build(bugs: &[&Bug]) -> Result<Programs> {
         let mut programs = Programs { tests: BTreeMap::new(), sim: PathBuf::new(), model: PathBuf::new() };
         let features = "sim/mutants,model/mutants";
         for artifact in cargo(&["build", "-p", "sim", "-p", "model", "--bins", "--features", features])? {
@@ -47,8 +45,13 @@ impl Programs {
                 _ => {}
             }
         }
+        let catchers = bugs.iter().flat_map(|bug| bug.caught_by);
+        let tested: BTreeSet<&str> = catchers.filter_map(Catcher::package).collect();
+        if tested.is_empty() {
+            return Ok(programs);
+        }
         let mut arguments = vec!["test", "--no-run"];
-        TESTED.iter().for_each(|package| arguments.extend(["-p", package]));
+        tested.iter().for_each(|package| arguments.extend(["-p", package]));
         for Artifact { package, target, executable, directory } in cargo(&arguments)? {
             let target = if target == package { "lib".to_owned() } else { target };
             programs.tests.insert((package, target), (executable, directory));

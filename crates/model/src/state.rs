@@ -88,7 +88,8 @@ pub struct Left {
 
 impl From<World> for Left {
     fn from(world: World) -> Left {
-        let World { writes, retries, reads, crashes, takeovers, duplicates, member_change, ordered, mutant, .. } = world;
+        let World { writes, retries, reads, crashes, takeovers, duplicates, member_change, ordered, mutant, .. } =
+            world;
         let tidy = mutant.is_none();
         Left { writes, retries, reads, crashes, takeovers, duplicates, member_change, ordered, tidy }
     }

@@ -3,13 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
-use types::{
-    BootNonce, ClusterId, Configuration, Duty, Epoch, Incarnation, NodeId, PartitionCount, PartitionId, Term,
-};
+use types::{BootNonce, ClusterId, Configuration, Duty, Epoch, Incarnation, NodeId, PartitionCount, PartitionId, Term};
 use viewcore::plan::moving::{Planned, steps};
-use viewcore::{
-    Bootstrap, Cause, Change, ClusterState, Command, Observed, Operation, Refusal, Registration, Step,
-};
+use viewcore::{Bootstrap, Cause, Change, ClusterState, Command, Observed, Operation, Refusal, Registration, Step};
 
 const PARTITION: PartitionId = PartitionId(0);
 

@@ -16,8 +16,8 @@
 //! A chunk's key holds the name's length, so no name's chunks are another's, whatever bytes names hold; records are apart
 //! from chunks, so a scan of records meets nothing else. A chunk carries its record's seq: parts of two values never join.
 
-use crate::mutants::{Mutant, on};
 use super::SEGMENT_BYTES;
+use crate::mutants::{Mutant, on};
 use crate::{Keyspace, NAME_BYTES_MAX};
 use bytes::Bytes;
 use types::{Generation, PartitionId, RecordKey, RecordKind, Seq};

@@ -4,8 +4,8 @@
 //! keeps replicas in distinct zones; what is cut off flows to the others. Then whole numbers: each share is rounded up
 //! or down, never further.
 
-use crate::mutants::{Mutant, on};
 use super::Candidate;
+use crate::mutants::{Mutant, on};
 
 /// What the assignment must keep: each node's load, and the most replicas of one partition in one zone.
 #[derive(Clone, PartialEq, Eq, Debug)]
