@@ -23,6 +23,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("sim", &["types", "viewcore", "replcore", "engine", "check"]),
     ("faults", &[]),
     ("chaos", &["types", "client", "daemon", "faults", "check", "viewleader", "storaged"]),
+    ("model", &["types", "viewcore", "replcore"]),
+    ("catalogue", &[]),
     ("e2e", &["types", "wire", "client", "dhtctl"]),
 ];
 

@@ -6,6 +6,7 @@
 
 use crate::clock::Clock;
 use crate::error::{Error, Unanswered, UnansweredCause};
+use crate::mutants::{Mutant, on};
 use crate::node_stream::{NodeStream, is_of_another_cluster};
 use crate::outcome::{Found, Written};
 use crate::slots::Reply;
@@ -152,6 +153,11 @@ impl<'a> Attempts<'a> {
             Target::Hinted(node) => routes.stream(node).map_or(at_primary, |stream| (node, stream)),
             Target::Detour => routes.detour(*primary, u64::from(self.made)).unwrap_or(at_primary),
         };
+        if on(Mutant::P28NewId)
+            && let Operation::Mutate(_, id, _) = &mut self.operation
+        {
+            id.counter += 1 << 32;
+        }
         self.made += 1;
         self.asked = Some((node, routes.view.epoch));
         Some(stream.push(request, Some((self.partition, routes.view.epoch)), attempt_until))
@@ -197,7 +203,7 @@ impl<'a> Attempts<'a> {
     /// An answer that says nothing was changed. After an attempt of unknown effect it settles nothing: that one may
     /// still be on its way (P29).
     fn nothing_changed(&self, answer: Answer, what: &str) -> Result<Next, Error> {
-        if self.may_have_happened {
+        if self.may_have_happened && !on(Mutant::P29Condition) {
             let message = format!("an attempt got no answer, and when it was made again {what}");
             return Err(Error::Unknown { message });
         }
@@ -207,7 +213,7 @@ impl<'a> Attempts<'a> {
     fn refused(&mut self, code: ErrorCode, message: String, hint: NodeId, server_ms: u64) -> Result<Next, Error> {
         let asked = self.asked.map(|(node, _)| node);
         match code {
-            ErrorCode::StampTooOld if !self.may_have_happened => {
+            ErrorCode::StampTooOld if !self.may_have_happened || on(Mutant::P28Restamped) => {
                 // No attempt took effect: the request may begin anew, with the server's clock.
                 self.restamp(server_ms);
                 self.last = Some((code, message));
@@ -233,7 +239,8 @@ impl<'a> Attempts<'a> {
     }
 
     fn without_answer(&mut self, unanswered: &Unanswered) -> Next {
-        if unanswered.may_have_arrived && matches!(self.operation, Operation::Mutate(..)) {
+        let may_have = unanswered.may_have_arrived && !on(Mutant::P29TimeoutFailed);
+        if may_have && matches!(self.operation, Operation::Mutate(..)) {
             self.may_have_happened = true;
         }
         let cause = unanswered.cause;

@@ -4,6 +4,7 @@ use crate::attempts::{Answer, Attempts};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::leaders::Leaders;
+use crate::mutants::{Mutant, on};
 use crate::node_streams::NodeStreams;
 use crate::outcome::{DeleteOutcome, Found, PutOutcome, Route};
 use crate::status::ClusterStatus;
@@ -200,12 +201,18 @@ impl Client {
     ) -> Result<Answer, Error> {
         check_key(&key).map_err(|error| Error::Invalid(error.to_string()))?;
         let token = fence.as_ref().map_or(FencingToken(0), |fence| fence.token);
-        let id = RequestId { client: self.inner.id, counter: self.inner.requests.fetch_add(1, Ordering::Relaxed) + 1 };
+        let id = RequestId { client: self.inner.id, counter: self.next_counter() };
         let stamp = self.inner.clock.stamp();
         match self.attempt(Operation::Mutate(Mutation { key, kind, condition, fence }, id, stamp)).await? {
             Answer::Fenced(newest) => Err(Error::Fenced { token, newest }),
             answer => Ok(answer),
         }
+    }
+
+    /// P28: never the same twice.
+    fn next_counter(&self) -> u64 {
+        let step = u64::from(!on(Mutant::P28SameId));
+        self.inner.requests.fetch_add(step, Ordering::Relaxed) + 1
     }
 
     async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {

@@ -27,6 +27,7 @@ mod coordination;
 mod endpoint;
 mod error;
 mod leaders;
+mod mutants;
 mod node_stream;
 mod node_streams;
 mod operations;

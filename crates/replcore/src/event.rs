@@ -18,7 +18,7 @@ pub struct Token(pub u64);
 pub struct PersistIndex(pub u64);
 
 /// A mutation with everything that must not be decided twice.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Proposal {
     /// Names the mutation for ever (P28).
     pub id: RequestId,
@@ -140,7 +140,7 @@ pub enum Event {
 }
 
 /// One thing that the driver must do, in the order given.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Effect {
     /// Append to the write-ahead log, in order; report with [`Event::Persisted`] once it is fsynced.
     Persist {
@@ -219,7 +219,7 @@ pub enum Effect {
 }
 
 /// What a client hears.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Answer {
     /// The change is committed.
     Written {
@@ -274,7 +274,7 @@ pub trait State {
 pub struct StateDamaged;
 
 /// Bounds of a replica. They bound memory and repetition; safety depends on none of them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Settings {
     /// Most bytes of entries in one message.
     pub message_bytes_max: usize,

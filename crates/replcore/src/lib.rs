@@ -42,6 +42,7 @@ pub mod persist;
 
 mod disk;
 mod fences;
+mod fingerprint;
 mod follower;
 mod installing;
 mod log;

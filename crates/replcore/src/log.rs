@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use types::{Entry, EntryId, Seq, Term};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Log {
     trim: EntryId,
     entries: VecDeque<Entry>,

@@ -112,7 +112,18 @@ mutants! {
 
 #[cfg(feature = "mutants")]
 thread_local! {
-    static BROKEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+    static BROKEN: std::cell::Cell<Option<Mutant>> = std::cell::Cell::new(from_environment());
+}
+
+/// What the environment breaks on every thread that breaks nothing else: `RINGLEADER_MUTANT=replcore::P8`.
+#[cfg(feature = "mutants")]
+fn from_environment() -> Option<Mutant> {
+    static BROKEN: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
+    *BROKEN.get_or_init(|| {
+        let text = std::env::var("RINGLEADER_MUTANT").ok()?;
+        let name = text.strip_prefix("replcore::")?;
+        Mutant::ALL.iter().copied().find(|mutant| format!("{mutant:?}") == name)
+    })
 }
 
 /// Breaks one rule, or none, on this thread.

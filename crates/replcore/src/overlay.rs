@@ -3,11 +3,13 @@
 //! The state lags behind on purpose, so that rewrites of one record reach it once. Everything appended and not yet
 //! applied stands here, by record; whoever reads looks here first.
 
+use crate::fingerprint::hash_table;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use std::hash::{Hash, Hasher};
 use types::{Batch, Change, RecordKey, Seq};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Version {
     pub(crate) seq: Seq,
     pub(crate) value: Option<Bytes>,
@@ -18,6 +20,13 @@ pub(crate) struct Overlay {
     /// Per record its versions in append order, never empty.
     records: FxHashMap<RecordKey, Vec<Version>>,
     bytes: usize,
+}
+
+impl Hash for Overlay {
+    /// `bytes` follow from the records.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hash_table(&self.records, hasher);
+    }
 }
 
 /// What a version costs beside its key and value, roughly.

@@ -20,7 +20,7 @@ use types::{
 const FORGET_STEP_MS: u64 = 1_000;
 
 /// One primary's memory of one term. Losing it ends the term (P11).
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Primary {
     term: Term,
     /// The seq of the term's own empty entry.
@@ -39,7 +39,7 @@ pub(crate) struct Primary {
     pub(crate) still_ticks: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct PendingWrite {
     seq: Seq,
     token: Token,
@@ -47,7 +47,7 @@ struct PendingWrite {
 }
 
 /// Another replica, or the learner, as the primary knows it in this term.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Follower {
     pub(crate) node: NodeId,
     /// Learners never count (P9).
@@ -71,7 +71,7 @@ pub(crate) struct Follower {
 }
 
 /// How long an answer is waited for before something is sent again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Hash, Debug)]
 pub(crate) struct Patience {
     silent_ticks: u32,
     /// Doubles with each repetition, up to sixteen times the first.
@@ -100,7 +100,7 @@ impl Patience {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct InFlight {
     first: Seq,
     end: Seq,

@@ -5,22 +5,24 @@
 //! earlier ones too, because it was asked later.
 
 use crate::event::{Answer, Effect, State, Token};
+use crate::fingerprint::hash_table;
 use crate::message::Body;
 use crate::mutants::{Mutant, on};
 use crate::replica::{Replica, Role, user};
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use types::{ErrorCode, NodeId, Seq, Term};
 
 /// One that waits for its round.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Waiting {
     token: Token,
     what: What,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 enum What {
     /// The key's value as of what is committed when the answer leaves.
     Value(Bytes),
@@ -43,7 +45,7 @@ impl Waiting {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reads {
     /// Arrived since the last round was sent.
     fresh: Vec<Waiting>,
@@ -58,6 +60,14 @@ pub(crate) struct Reads {
     looked_at: Seq,
     /// All of the above.
     waiting: usize,
+}
+
+impl Hash for Reads {
+    /// `waiting` follows from the rest.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (&self.fresh, &self.rounds, self.nonce, &self.uncommitted, self.looked_at).hash(hasher);
+        hash_table(&self.answered, hasher);
+    }
 }
 
 impl Reads {

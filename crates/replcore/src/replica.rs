@@ -20,7 +20,9 @@ use types::{
 };
 
 /// One partition's replica on one node, from one start of the node to its end.
-#[derive(Debug)]
+///
+/// A value like any other: a copy goes its own way, and two that hash alike behave alike.
+#[derive(Clone, Hash, Debug)]
 pub struct Replica {
     pub(crate) me: NodeId,
     partition: PartitionId,
@@ -67,7 +69,7 @@ pub struct Replica {
 }
 
 /// What the replica does in the present term.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) enum Role {
     /// Follows, or nothing.
     Follower,
@@ -78,7 +80,7 @@ pub(crate) enum Role {
 }
 
 /// What a replica is at the moment, for status and tests.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RoleSummary {
     /// No view names the node.
     None,

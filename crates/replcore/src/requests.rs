@@ -7,6 +7,7 @@ use crate::persist::{MalformedRecord, decode_requests, encode_requests};
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use types::entry::{put_varint, take_varint};
 use types::{Batch, Record, RecordKey, RecordKind, Remembered, RequestId, Seq, Stamp, WriteOutcome};
 
@@ -23,6 +24,14 @@ pub(crate) struct Requests {
     stored: VecDeque<(Seq, Stamp)>,
     /// `forgotten_before` as the state has it. It must be there before the state lacks a request that is older.
     stored_forgotten: Stamp,
+}
+
+impl Hash for Requests {
+    /// `by_id` follows from `order`.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let Requests { order, forgotten_before, forgetting, stored, stored_forgotten, .. } = self;
+        (order, forgotten_before, forgetting, stored, stored_forgotten).hash(hasher);
+    }
 }
 
 type Changed = (RecordKey, Option<Bytes>, Seq);

@@ -8,6 +8,7 @@ use crate::plan::Plan;
 use crate::queue::{Micros, Queue};
 use crate::random::Random;
 use crate::trace::Trace;
+use crate::trap::Trap;
 use std::collections::BTreeMap;
 use types::NodeId;
 
@@ -82,6 +83,8 @@ pub(crate) struct Context {
     pub(crate) counts: Counts,
     /// Faults are over.
     pub(crate) healed: bool,
+    /// Where a process is to die.
+    pub(crate) trap: Trap,
 }
 
 impl Context {
@@ -100,6 +103,7 @@ impl Context {
             trace,
             counts: Counts::default(),
             healed: false,
+            trap: Trap::default(),
             plan,
         }
     }

@@ -7,6 +7,7 @@
 //!
 //! The map: [`world`] runs one seed; `plan` is what the seed decides beforehand, `faults` what goes wrong; `node` is a
 //! storage node around its replicas, with `disk` and the `network`; `group` the viewleaders; `client` the clients.
+//! [`trap`] has a process die between two effects of one step, and [`matrix`] does so at each kind of them.
 //!
 //! Invariants of the simulator itself: no clock, no thread, no random source but [`random`], no iteration over a hash
 //! table. The same seed gives the same trace, byte for byte.
@@ -21,11 +22,13 @@ mod faults;
 mod group;
 mod happening;
 mod invariants;
+pub mod matrix;
 mod network;
 mod node;
 mod plan;
 mod queue;
 mod trace;
+pub mod trap;
 mod world;
 
 /// The only source of chance.

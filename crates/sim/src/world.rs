@@ -12,10 +12,11 @@ use crate::plan::{Plan, Scenario};
 use crate::queue::{MS, Micros};
 use crate::random::Random;
 use crate::trace::{Keep, Trace};
+use crate::trap::Trap;
 use bytes::Bytes;
 
 /// Nodes register and the first map is made before anything goes wrong.
-const PEACE: Micros = 400 * MS;
+pub(crate) const PEACE: Micros = 400 * MS;
 /// Time between two looks at whether everything has come to rest.
 const LOOK_EVERY: Micros = 20 * MS;
 /// Things that happen in one world, at most: a world that exceeds it is busy with nothing.
@@ -52,12 +53,19 @@ struct World {
 
 /// Runs one seed from beginning to end.
 pub fn run(seed: u64, scenario: Option<Scenario>, keep: Keep) -> Report {
+    run_trapped(seed, scenario, keep, Trap::default()).0
+}
+
+/// As [`run`], with a trap.
+pub(crate) fn run_trapped(seed: u64, scenario: Option<Scenario>, keep: Keep, trap: Trap) -> (Report, Trap) {
     let mut random = Random::new(seed);
     let plan = Plan::draw(&mut random, scenario);
     let scenario = plan.scenario;
     let mut world = World::new(random, plan, keep);
+    world.ctx.trap = trap;
     world.run();
-    world.report(seed, scenario)
+    let trap = std::mem::take(&mut world.ctx.trap);
+    (world.report(seed, scenario), trap)
 }
 
 impl World {

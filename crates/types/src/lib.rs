@@ -10,6 +10,7 @@ pub mod entry;
 pub mod error;
 pub mod ids;
 pub mod limits;
+mod mutants;
 pub mod position;
 pub mod record;
 pub mod request;

@@ -44,7 +44,7 @@ impl RecordKey {
 }
 
 /// A stored value and the seq of the entry that wrote it: the key's version.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Record {
     /// The entry that wrote it.
     pub seq: Seq,

@@ -31,7 +31,7 @@ impl fmt::Debug for Stamp {
 }
 
 /// What must hold for a mutation to happen.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Condition {
     /// Always.
     #[default]
@@ -47,7 +47,7 @@ pub enum Condition {
 }
 
 /// A change of one key, if its condition holds.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Mutation {
     /// 1 to 1,024 bytes.
     pub key: Bytes,
@@ -60,7 +60,7 @@ pub struct Mutation {
 }
 
 /// A lock's name and the token of one of its grants.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Fence {
     /// 1 to 255 bytes.
     pub name: Bytes,
@@ -69,7 +69,7 @@ pub struct Fence {
 }
 
 /// What a mutation does to its key.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum MutationKind {
     /// Give the key this value.
     Put(Bytes),
@@ -78,7 +78,7 @@ pub enum MutationKind {
 }
 
 /// What a mutation that happened did: the answer that a retry gets again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct WriteOutcome {
     /// The key's version now (of a delete: the seq of the delete).
     pub version: Seq,

@@ -3,6 +3,7 @@
 use crate::Coordination;
 use crate::command::{Bootstrap, Command, Done, Outcome, Refusal};
 use crate::coordination;
+use crate::mutants::{Mutant, on};
 use crate::state::{ClusterState, NODES_MAX};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -75,7 +76,7 @@ impl ClusterState {
     // P16, P20: accepted again while its term is current.
     fn activated(&mut self, view: &View, partition: PartitionId, term: Term) -> Outcome {
         let configuration = view.configuration(partition).ok_or(Refusal::NoSuchPartition(partition))?;
-        if configuration.term != term {
+        if configuration.term != term && !on(Mutant::P16AnyTerm) {
             return Err(Refusal::StaleTerm { partition, current: configuration.term, presented: term });
         }
         if !configuration.is_activated() {

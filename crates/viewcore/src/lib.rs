@@ -20,7 +20,7 @@ pub mod command;
 pub mod coordination;
 pub mod detector;
 pub mod leader;
-pub mod mutants;
+mod mutants;
 pub mod observed;
 mod operations;
 pub mod patience;

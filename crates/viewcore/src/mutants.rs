@@ -1,66 +1,39 @@
-//! Rules of leases and locks switched off one at a time, to show that a test notices when one is missing.
-//!
-//! Only with the feature `mutants`, and only on the thread that asks for it. Without the feature every question here is
-//! answered "no" when the program is built, and nothing is left of it.
+//! This crate's rules that can be switched off by hand; see `tests/catalogue`.
 
-macro_rules! mutants {
-    ($($(#[doc = $what:literal])+ $name:ident,)+) => {
-        /// One rule that is broken by hand.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum Mutant {
-            $($(#[doc = $what])+ $name,)+
-        }
-
-        impl Mutant {
-            /// All of them.
-            pub const ALL: &[Mutant] = &[$(Mutant::$name),+];
-
-            /// What it does.
-            pub fn what(self) -> &'static str {
-                match self {
-                    $(Mutant::$name => concat!($($what),+).trim_ascii(),)+
-                }
-            }
-        }
-    };
-}
-
-mutants! {
-    /// An expiry ends a lease whatever renewal it saw.
-    P21Renewal,
-    /// A new leader counts leases from before its election.
-    P21Election,
-    /// Anybody's release frees a lock.
-    ReleaseByAnybody,
-    /// After a restore tokens go on from those that are held.
-    TokensRestored,
-    /// A claim that was given up, or released, is made again by a copy that comes late.
-    LateClaim,
-    /// A lock goes to who came last.
-    Unfair,
-    /// A lease that ends leaves its locks held.
-    LeaseEnds,
-}
-
-#[cfg(feature = "mutants")]
-thread_local! {
-    static BROKEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
-}
-
-/// Breaks one rule, or none, on this thread.
-#[cfg(feature = "mutants")]
-pub fn set(mutant: Option<Mutant>) {
-    BROKEN.set(mutant);
-}
-
-/// Whether this rule is broken.
-#[cfg(feature = "mutants")]
-pub(crate) fn on(mutant: Mutant) -> bool {
-    BROKEN.get() == Some(mutant)
-}
-
-/// Whether this rule is broken: never.
-#[cfg(not(feature = "mutants"))]
-pub(crate) const fn on(_: Mutant) -> bool {
-    false
+types::mutants! {
+    "viewcore",
+    /// Damage is forgotten at the next change, whoever is named then.
+    P3Forgotten,
+    /// A primary that restarted keeps its term.
+    P11SameTerm,
+    /// An activation of a term that is over is accepted.
+    P16AnyTerm,
+    /// A change of order loses the members that were activated last.
+    P18PriorLost,
+    /// New members count as activated at once.
+    P18NoPrior,
+    /// Members that are not activated can be replaced by any others.
+    P19Superseded,
+    /// A start count that was used already is accepted again, with another nonce.
+    P20Copies,
+    /// A lower start count than the latest is accepted.
+    P20Lower,
+    /// Two new directories get one id.
+    P20SharedId,
+    /// A node that has seen more than the viewleaders stops nothing.
+    P20Restored,
+    /// A new leader declares dead whomever it has not heard yet.
+    P21AtOnce,
+    /// Any number of nodes is declared dead at once, without evidence.
+    P21Third,
+    /// A learner becomes a member before it is full.
+    P21Unfilled,
+    /// A plan made for an older view is carried out.
+    StalePlan,
+    /// All nodes get the same share.
+    WeightsIgnored,
+    /// A node may leave whatever the others can hold.
+    RefusesNothing,
+    /// A partition with a majority is recovered by giving up what the others have.
+    RecoversMajorities,
 }

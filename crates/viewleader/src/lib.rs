@@ -24,6 +24,7 @@ mod expiry;
 mod identity;
 mod joining;
 mod leading;
+mod mutants;
 mod probe;
 mod raft;
 mod services;
@@ -89,6 +90,22 @@ pub async fn run_on(
     config: Config,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
+    run_through(listeners, config, Arc::new(str::to_owned), shutdown).await
+}
+
+/// Where this member finds what listens at an address: for tests that put something between members.
+pub type Route = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// As [`run_on`], with other ways to the other members for what Raft says.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_through(
+    listeners: Listeners,
+    config: Config,
+    route: Route,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
     let config = config.validated()?;
     let directory = Arc::new(DataDirectory::open(&config.data_dir)?);
     let mut shutdown = pin!(shutdown);
@@ -103,7 +120,8 @@ pub async fn run_on(
         },
     };
     let settings = leader_settings(&config)?;
-    let group = Group::open(GroupOptions { directory, identity: identity.clone(), name: config.name.clone() }).await?;
+    let name = config.name.clone();
+    let group = Group::open(GroupOptions { directory, identity: identity.clone(), name, route }).await?;
     let stopping = CancellationToken::new();
     let (publish, leading) = watch::channel(None);
     let lead = tokio::spawn(leading::lead(group.clone(), settings, publish, stopping.clone()));

@@ -299,7 +299,7 @@ fn condition_from_wire(condition: Option<v1::Condition>) -> Result<Condition, Ma
     }
 }
 
-fn fence_to_wire(fence: Fence) -> v1::Fence {
+fn fence_to_wire(fence: &Fence) -> v1::Fence {
     v1::Fence { name: String::from_utf8_lossy(&fence.name).into_owned(), token: fence.token.0 }
 }
 
@@ -336,7 +336,7 @@ impl Operation {
         match self.clone() {
             Operation::Get(key) => v1::request::Operation::Get(v1::Get { key }),
             Operation::Mutate(Mutation { key, kind, condition, fence }, id, stamp) => {
-                let fence = fence.map(fence_to_wire);
+                let fence = fence.as_ref().map(fence_to_wire);
                 let condition = (condition != Condition::None).then(|| condition.into());
                 let request = Some(v1::RequestId { client: id.client, counter: id.counter, stamp: stamp.0 });
                 match kind {

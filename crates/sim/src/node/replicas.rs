@@ -3,9 +3,13 @@
 use super::{Name, Node};
 use crate::context::Context;
 use crate::disk::{Disk, Kept};
-use crate::happening::{Envelope, Happening, Input, Job, Process, ToGroup};
+use crate::faults::Fault;
+use crate::happening::{Envelope, Group as OfGroup, Happening, Input, Job, Process, ToGroup};
 use crate::invariants::Scene;
 use crate::network::Place;
+use crate::queue::MS;
+use crate::trap::{Act, When};
+use crate::world::PEACE;
 use replcore::{Answer, Apply, Body, Effect, Event, Message, State, StateDamaged};
 use std::collections::BTreeMap;
 use types::{Epoch, Generation, NodeId, PartitionId, Record, RecordKey};
@@ -34,6 +38,9 @@ impl Node {
         let mut effects = Vec::new();
         replica.step(event, &state, &mut effects);
         for effect in effects {
+            if self.process.is_none() {
+                return;
+            }
             self.carry_out(ctx, partition, effect);
         }
         let Some(process) = &self.process else { return };
@@ -82,7 +89,40 @@ impl Node {
         }
     }
 
-    pub(super) fn carry_out(&mut self, ctx: &mut Context, partition: PartitionId, effect: Effect) {
+    /// Carries an effect out, unless the process dies of it.
+    fn carry_out(&mut self, ctx: &mut Context, partition: PartitionId, effect: Effect) {
+        let act = Act::of(&effect).filter(|_| ctx.now > PEACE && !ctx.healed);
+        let (Some(act), Some(replica)) = (act, self.replica(partition)) else {
+            return self.do_carry_out(ctx, partition, effect);
+        };
+        match ctx.trap.springs(act, replica.role().into()) {
+            None => self.do_carry_out(ctx, partition, effect),
+            Some(When::Before) => self.die(ctx),
+            Some(When::After) => {
+                self.do_carry_out(ctx, partition, effect);
+                if let Act::Writes(_) = act {
+                    let disk = &mut ctx.disks[self.place];
+                    let end = disk.end();
+                    disk.sync(end);
+                }
+                self.die(ctx);
+            }
+        }
+    }
+
+    /// In the middle of a step; somebody starts it again.
+    fn die(&mut self, ctx: &mut Context) {
+        let (place, start) = (self.place, self.start_number());
+        self.crash(ctx);
+        if let (Some(node), Some(start)) = (ctx.disks[place].id, start) {
+            let delay = ctx.between(MS, 40 * MS);
+            ctx.after(delay, Happening::Group(OfGroup::SessionEnded { node, start }));
+        }
+        let delay = ctx.between(MS, 600 * MS);
+        ctx.after(delay, Happening::Fault(Fault::Restart(place)));
+    }
+
+    fn do_carry_out(&mut self, ctx: &mut Context, partition: PartitionId, effect: Effect) {
         let Some(process) = &mut self.process else { return };
         let (place, start, now) = (self.place, process.start, ctx.now);
         let name = Name(place, ctx.disks[place].id);

@@ -5,7 +5,7 @@
 //! finds over it does not end: it names the lease and the renewal, and the group's log decides.
 
 use super::Leases;
-use crate::mutants::{Mutant, on};
+use super::mutants::{Mutant, on};
 use std::collections::{BTreeMap, BTreeSet};
 use types::LeaseId;
 

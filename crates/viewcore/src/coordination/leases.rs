@@ -4,7 +4,7 @@
 //! what was renewed since it last looked. Ids are never reused.
 
 use super::{Claim, Refusal};
-use crate::mutants::{Mutant, on};
+use super::mutants::{Mutant, on};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use types::limits::LEASES_MAX;

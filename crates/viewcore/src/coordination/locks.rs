@@ -7,7 +7,7 @@
 //! for is forgotten.
 
 use super::{Done, Leases, Outcome, Refusal};
-use crate::mutants::{Mutant, on};
+use super::mutants::{Mutant, on};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

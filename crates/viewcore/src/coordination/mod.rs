@@ -17,6 +17,7 @@
 mod clock;
 pub mod leases;
 pub mod locks;
+pub mod mutants;
 
 pub use clock::LeaseClock;
 pub use leases::{Lease, Leases};

@@ -42,6 +42,7 @@ pub(crate) struct GroupOptions {
     pub(crate) directory: Arc<DataDirectory>,
     pub(crate) identity: Identity,
     pub(crate) name: String,
+    pub(crate) route: crate::Route,
 }
 
 /// Who leads, as this member knows it.
@@ -96,7 +97,7 @@ pub(crate) struct Group {
 impl Group {
     /// Opens log and snapshot, and starts this member. It takes part once it is admitted.
     pub(crate) async fn open(options: GroupOptions) -> Result<Group, Error> {
-        let GroupOptions { directory, identity, name } = options;
+        let GroupOptions { directory, identity, name, route } = options;
         let (failed, failure) = watch::channel(None);
         let log_directory = directory.path().join("log");
         let log = LogStore::open(wal::RealFiles, &log_directory, move |error| {
@@ -111,7 +112,7 @@ impl Group {
         let state = machine.watch();
         let board = machine.board();
         let roster = machine.watch_roster();
-        let network = Network { identity: identity.clone(), removed: watch::Sender::new(None) };
+        let network = Network { identity: identity.clone(), route, removed: watch::Sender::new(None) };
         let config = Config {
             cluster_name: "viewleaders".into(),
             heartbeat_interval: HEARTBEAT_MS,

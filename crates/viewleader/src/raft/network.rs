@@ -50,6 +50,8 @@ pub(super) const REMOVED: tonic::Code = tonic::Code::NotFound;
 #[derive(Clone)]
 pub(super) struct Network {
     pub(super) identity: Identity,
+    /// Where an address is reached.
+    pub(super) route: crate::Route,
     /// Who said that this member was removed from the group, once somebody has.
     pub(super) removed: watch::Sender<Option<String>>,
 }
@@ -96,7 +98,7 @@ enum Method {
 
 impl Network {
     pub(super) fn line(&self, target: MemberId, address: &str) -> Line {
-        let client = channel(address).ok().map(|channel| {
+        let client = channel(&(self.route)(address)).ok().map(|channel| {
             RaftClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)

@@ -78,8 +78,8 @@ impl TryFrom<v1::CoordinationRequest> for Wanted {
 }
 
 /// What was done, as it travels.
-pub(super) fn done(done: Done) -> Reply {
-    match done {
+pub(super) fn done(done: &Done) -> Reply {
+    match *done {
         Done::Granted { lease, ttl_ms } => Reply::Granted(v1::LeaseGranted { lease: lease.0, ttl_ms }),
         Done::Revoked(was_alive) => Reply::Revoked(v1::LeaseRevoked { was_alive }),
         Done::Held(token) => Reply::Held(v1::LockHeld { token: token.0 }),

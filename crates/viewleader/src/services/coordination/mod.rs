@@ -166,7 +166,7 @@ impl Served {
 
     async fn submit(&self, request: coordination::Request) -> Reply {
         match self.proposals.submit(request).await {
-            Ok(Ok(done)) => convert::done(done),
+            Ok(Ok(done)) => convert::done(&done),
             Ok(Err(refusal)) => refused(&refusal),
             Err(why) => Reply::Error(why),
         }
@@ -178,8 +178,8 @@ impl Served {
         let mut changes = self.group.board().watch(&name);
         let request = coordination::Request::Acquire { name: name.clone(), claim, wait };
         match self.proposals.submit(request).await {
-            Ok(Ok(Done::Queued { ahead })) => self.send(number, convert::done(Done::Queued { ahead })).await,
-            Ok(Ok(done)) => return convert::done(done),
+            Ok(Ok(Done::Queued { ahead })) => self.send(number, convert::done(&Done::Queued { ahead })).await,
+            Ok(Ok(done)) => return convert::done(&done),
             Ok(Err(refusal)) => return refused(&refusal),
             Err(why) => return Reply::Error(why),
         }
