@@ -271,7 +271,7 @@ impl Cluster {
                 Some(State::Gone) if self.expected_down[place] => self.start_at(place).await?,
                 // A spare that never ran is none.
                 None if self.expected_down[place] && self.slots[place].data_dir.exists() => {
-                    self.start_at(place).await?
+                    self.start_at(place).await?;
                 }
                 _ => {}
             }

@@ -67,7 +67,7 @@ impl Way {
             }
             Policy::Lossy(percent) if luck() % 100 < percent => {
                 harm();
-                if luck() % BREAKS_ONE_IN == 0 {
+                if luck().is_multiple_of(BREAKS_ONE_IN) {
                     return Err(Broken);
                 }
                 tokio::time::sleep(REPEAT_AFTER).await;
