@@ -1,5 +1,7 @@
 //! Whole runs of the harness: what it says, and what it leaves behind.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

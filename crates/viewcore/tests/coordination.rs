@@ -10,8 +10,8 @@ use std::error::Error;
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use types::{FencingToken, LeaseId, RequestId};
-use viewcore::coordination::{Claim, Coordination, Done, LeaseClock, Outcome, Request};
 use viewcore::coordination::mutants::{Mutant, set};
+use viewcore::coordination::{Claim, Coordination, Done, LeaseClock, Outcome, Request};
 
 /// A group of one that commits at once, and the clocks of its leaders.
 #[derive(Default)]

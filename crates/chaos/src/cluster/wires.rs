@@ -39,7 +39,7 @@ impl Wires {
         let on = |last: u8| SocketAddr::from((Ipv4Addr::new(127, network.0, network.1, last), PORT));
         let station = |place| Station { address: on(FIRST_PROCESS + place), gate: on(FIRST_GATE + place) };
         let stations: Vec<Station> = (0..count).map(station).collect();
-        Ok(Wires::Proxies { network: Proxies::new(stations.clone()), stations, _claim: claim })
+        Ok(Wires::Proxies { network: Proxies::new(&stations), stations, _claim: claim })
     }
 
     /// Namespaces for `count` processes.

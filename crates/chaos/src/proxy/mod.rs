@@ -58,7 +58,7 @@ struct Gate {
 
 impl Proxies {
     /// A network of `stations`, all gates closed, all ways open.
-    pub(crate) fn new(stations: Vec<Station>) -> Proxies {
+    pub(crate) fn new(stations: &[Station]) -> Proxies {
         let ends = || stations.iter().map(|station| station.address.ip());
         let pairs = ends().flat_map(|from| ends().map(move |to| (from, to)));
         let ways = pairs.map(|pair| (pair, Arc::new(Way::default()))).collect();
@@ -182,7 +182,7 @@ mod tests {
         });
         // The echo calls from where the test does: one station is both ends.
         let station = Station { address, gate: free };
-        let proxies = Proxies::new(vec![station.clone()]);
+        let proxies = Proxies::new(std::slice::from_ref(&station));
         proxies.open(0).await.unwrap();
         (proxies, station)
     }

@@ -3,8 +3,8 @@
 //! A renewal is a number from one counter, so that an expiry can name the one it saw (P21), and so that a clock can ask
 //! what was renewed since it last looked. Ids are never reused.
 
-use super::{Claim, Refusal};
 use super::mutants::{Mutant, on};
+use super::{Claim, Refusal};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use types::limits::LEASES_MAX;

@@ -6,8 +6,8 @@
 //! Tokens come from one counter for all names, which no release and no restore lowers. A name that nobody holds or waits
 //! for is forgotten.
 
-use super::{Done, Leases, Outcome, Refusal};
 use super::mutants::{Mutant, on};
+use super::{Done, Leases, Outcome, Refusal};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
