@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use types::{Condition, ErrorCode, Mutation, MutationKind, Position, RequestId, View};
+use types::{Condition, ErrorCode, Mutation, MutationKind, Page, PageQuery, PartitionId, Position, RequestId, View};
 use wire::convert::{Operation, check_key, check_value};
 
 /// How a client behaves.
@@ -169,6 +169,14 @@ impl Client {
         let id = RequestId { client: self.inner.id, counter: self.inner.requests.fetch_add(1, Ordering::Relaxed) + 1 };
         let stamp = self.inner.clock.stamp();
         self.attempt(Operation::Mutate(Mutation { key, kind, condition }, id, stamp)).await
+    }
+
+    /// One page of one partition.
+    pub(crate) async fn page(&self, partition: PartitionId, query: PageQuery) -> Result<Page, Error> {
+        match self.attempt(Operation::Scan(partition, query)).await? {
+            Answer::Page(page) => Ok(page),
+            other => Err(contradiction(&other)),
+        }
     }
 
     async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {

@@ -10,6 +10,7 @@ use crate::output::Format;
 use crate::playground::PlaygroundFlags;
 use crate::rebalance::RebalanceAction;
 use crate::recover::RecoverFlags;
+use crate::scan::ScanFlags;
 use crate::settings::ClusterAction;
 use clap::{Args, Parser, Subcommand};
 use client::{Client, Options};
@@ -81,6 +82,8 @@ pub(crate) enum Command {
     Getr(GetrFlags),
     /// Take a key's value away.
     Delr(DelrFlags),
+    /// Print all keys, or those with a prefix, in order.
+    Scan(ScanFlags),
     /// Print the view's epoch and its storage nodes.
     QueryServers(ClusterFlags),
     /// Print how the cluster is: viewleaders, storage nodes, partitions that lack something.

@@ -18,6 +18,7 @@ mod output;
 mod playground;
 mod rebalance;
 mod recover;
+mod scan;
 mod settings;
 
 use cli::{Cli, Command};
@@ -43,6 +44,7 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
         Command::Setr(setr) => keys::setr(&globals, setr).await,
         Command::Getr(getr) => keys::getr(&globals, getr).await,
         Command::Delr(delr) => keys::delr(&globals, delr).await,
+        Command::Scan(flags) => scan::run(&globals, flags).await,
         Command::QueryServers(flags) => cluster::query_servers(&globals, &flags).await,
         Command::Status(flags) => cluster::status(&globals, &flags).await,
         Command::Leaders(flags) => leaders::run(&globals, &flags).await,

@@ -5,8 +5,8 @@ use crate::persist::PersistRecord;
 use bytes::Bytes;
 use std::sync::Arc;
 use types::{
-    Configuration, EntryId, Epoch, ErrorCode, Generation, Mutation, NodeId, Record, RecordKey, RequestId, Seq, Stamp,
-    Term, WriteOutcome,
+    Configuration, EntryId, Epoch, ErrorCode, Generation, Mutation, NodeId, Page, PageQuery, Record, RecordKey, RequestId,
+    Seq, Stamp, Term, WriteOutcome,
 };
 
 /// Names a client's request between the driver and a replica; unique among those that are open.
@@ -65,6 +65,24 @@ pub enum Event {
         token: Token,
         /// The user's key.
         key: Bytes,
+    },
+    /// A client wants a page of the partition's records.
+    ReadPage {
+        /// Whom to answer.
+        token: Token,
+        /// What it wants.
+        query: PageQuery,
+    },
+    /// What [`Effect::ScanState`] asked for, read at one instant.
+    Scanned {
+        /// For whom.
+        token: Token,
+        /// What the state held then.
+        applied: Seq,
+        /// By name; all within the query.
+        records: Vec<(Bytes, Record)>,
+        /// There are no more within the query.
+        ended: bool,
     },
     /// Nobody waits for these answers any more: answer *unknown* where it was appended, else not done.
     Expire {
@@ -200,6 +218,16 @@ pub enum Effect {
         /// About how much; at least one record, if there is one.
         bytes_max: usize,
     },
+    /// Read records of the state as the query says, all of them at one instant, no earlier than now; answer with
+    /// [`Event::Scanned`], some time. Values that are too long for the page are read too.
+    ScanState {
+        /// For whom.
+        token: Token,
+        /// Which life of the partition.
+        generation: Generation,
+        /// Which records.
+        query: PageQuery,
+    },
     /// P23: add these records to the state of this generation; answer with [`Event::Installed`], in order.
     Install {
         /// Which life of the partition; not the present one.
@@ -232,6 +260,8 @@ pub enum Answer {
     },
     /// The key's value.
     Found(Record),
+    /// A page of the partition's records.
+    Page(Page),
     /// The key has no value: of a read, or of a delete, which then did nothing.
     NotFound,
     /// The condition did not hold; nothing was done.
@@ -283,6 +313,8 @@ pub struct Settings {
     pub chunk_bytes_max: usize,
     /// Bytes of the log that are kept for a replica that is behind; more than that, and it needs a snapshot (P23).
     pub log_bytes_max: usize,
+    /// Bytes of the log that stay in memory for watchers after it was trimmed.
+    pub history_bytes_max: usize,
     /// Ticks without an answer before something is sent again; doubles up to sixteen times this.
     pub resend_ticks: u32,
     /// Ticks without progress before the primary reports that it is stuck, and between two such reports.
@@ -298,6 +330,7 @@ impl Default for Settings {
             reads_waiting_max: 100_000,
             chunk_bytes_max: 256 << 10,
             log_bytes_max: 16 << 20,
+            history_bytes_max: 256 << 10,
             resend_ticks: 5,
             stuck_ticks: 50,
         }

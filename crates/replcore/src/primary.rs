@@ -6,6 +6,7 @@ use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
 use crate::reads::{Reads, Waiting};
 use crate::replica::{Replica, Role, user};
+use crate::scanning::Scans;
 use crate::sending::Sending;
 use rustc_hash::FxHashSet;
 use std::collections::VecDeque;
@@ -34,6 +35,8 @@ pub(crate) struct Primary {
     writes: VecDeque<PendingWrite>,
     uncommitted_bytes: usize,
     pub(crate) reads: Reads,
+    /// Confirmed pages that the state is being read for.
+    pub(crate) scans: Scans,
     /// Ticks since something that waits has moved.
     pub(crate) still_ticks: u32,
 }
@@ -224,6 +227,7 @@ impl Replica {
             writes: VecDeque::new(),
             uncommitted_bytes: 0,
             reads: Reads::default(),
+            scans: Scans::default(),
             still_ticks: 0,
         }));
         self.append_own(term, &Batch::default());
@@ -264,6 +268,7 @@ impl Replica {
             Self::reply(write.token, answer, effects);
         }
         primary.reads.refuse(&refusal, effects);
+        primary.scans.refuse(&refusal, effects);
         if primary.serving {
             effects.push(Effect::Serving { term: None });
         }
@@ -385,6 +390,7 @@ impl Replica {
             !over
         });
         primary.reads.expire(&expired, effects);
+        primary.scans.expire(&expired, effects);
     }
 
     // ------------------------------------------------------------------------------------------------ replication

@@ -25,8 +25,8 @@ use wire::v1::response::Result as Outcome;
 /// JSON may write one byte as six.
 const BODY_BYTES_MAX: usize = 6 * VALUE_BYTES_MAX + 1024;
 
-struct Gateway {
-    gate: Arc<Gate>,
+pub(crate) struct Gateway {
+    pub(crate) gate: Arc<Gate>,
     engine: Arc<dyn Engine>,
     /// Names this gateway's mutations (P28): drawn when first needed.
     client: u64,
@@ -42,6 +42,7 @@ pub(crate) fn router(gate: Arc<Gate>, engine: Arc<dyn Engine>) -> Result<Router,
         .map_err(|error| crate::Error::System { action: "draw a random number", reason: error.to_string() })?;
     let gateway = Arc::new(Gateway { gate, engine, client, counter: AtomicU64::new(0) });
     Ok(Router::new()
+        .route("/kvs/keys", get(crate::http_scan::keys))
         .route("/kvs/keys/{key}", get(get_key).put(put_key).delete(delete_key))
         .route("/kvs/key-count", get(key_count))
         .route("/kvs/shards", get(shards))
@@ -50,7 +51,7 @@ pub(crate) fn router(gate: Arc<Gate>, engine: Arc<dyn Engine>) -> Result<Router,
         .with_state(gateway))
 }
 
-type Gate_ = State<Arc<Gateway>>;
+pub(crate) type Gate_ = State<Arc<Gateway>>;
 
 async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) -> Response {
     let value = match serde_json::from_slice::<Map<String, Value>>(&body).ok().and_then(|mut body| body.remove("value"))
@@ -148,7 +149,7 @@ async fn shard(State(gateway): Gate_, Path(id): Path<String>) -> Response {
 }
 
 impl Gateway {
-    async fn call(&self, operation: Operation) -> v1::Response {
+    pub(crate) async fn call(&self, operation: Operation) -> v1::Response {
         router::call(&self.gate, v1::Request { operation: Some(operation), ..Default::default() }).await
     }
 
@@ -171,7 +172,7 @@ impl Gateway {
         (status, axum::Json(body)).into_response()
     }
 
-    fn failure(&self, method: &str, response: &v1::Response) -> Response {
+    pub(crate) fn failure(&self, method: &str, response: &v1::Response) -> Response {
         let message = format!("Error in {method}");
         match &response.result {
             Some(Outcome::NotFound(_)) => {
@@ -197,18 +198,18 @@ impl Gateway {
     }
 }
 
-fn bad_request(method: &str, error: &str) -> Response {
+pub(crate) fn bad_request(method: &str, error: &str) -> Response {
     let body = json!({ "error": error, "message": format!("Error in {method}") });
     (StatusCode::BAD_REQUEST, axum::Json(body)).into_response()
 }
 
-fn not_accepted() -> Response {
+pub(crate) fn not_accepted() -> Response {
     let body = json!({ "error": "no viewleader has accepted this node yet", "message": "Error in GET" });
     (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response()
 }
 
 /// RFC 4648's alphabet with padding.
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {

@@ -17,6 +17,7 @@ pub(crate) fn describe() {
     describe_gauge!("storaged_log_retained_bytes", "Bytes of the write-ahead log that are still needed");
     describe_counter!("storaged_applied_changes_total", "Changes handed to the engine, rewrites merged");
     describe_counter!("storaged_peer_batches_total", "Batches received from peers");
+    describe_counter!("storaged_scanned_records_total", "Records read from the engine for clients' scans");
     describe_gauge!("storaged_unapplied_bytes", "Bytes that wait for the engine, by shard");
     describe_gauge!("storaged_open_requests", "Requests that wait for their answer, by shard");
     describe_gauge!("storaged_serving_partitions", "Partitions that this node serves as primary");

@@ -3,10 +3,13 @@
 use crate::v1;
 use bytes::Bytes;
 use std::sync::Arc;
-use types::limits::{COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use types::limits::{
+    COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, PAGE_BYTES_DEFAULT, PAGE_RECORDS_MAX, VALUE_BYTES_MAX,
+};
 use types::{
     ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Incarnation, Mutation, MutationKind,
-    NodeId, NodeInfo, PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, View, ViewDelta,
+    NodeId, NodeInfo, Page, PageItem, PageQuery, PartitionCount, PartitionId, RecordKind, RequestId, Seq, Stamp, Term,
+    View, ViewDelta,
 };
 
 /// A message that breaks a rule; the text says which, for a person.
@@ -305,14 +308,17 @@ pub enum Operation {
     Get(Bytes),
     /// A change, with the id that names it and its stamp (P28).
     Mutate(Mutation, RequestId, Stamp),
+    /// A page of a partition's keys.
+    Scan(PartitionId, PageQuery),
 }
 
 impl Operation {
-    /// The key it is about.
-    pub fn key(&self) -> &Bytes {
+    /// The partition it is about, of so many.
+    pub fn partition(&self, count: PartitionCount) -> PartitionId {
         match self {
-            Operation::Get(key) => key,
-            Operation::Mutate(mutation, ..) => &mutation.key,
+            Operation::Get(key) => count.partition_of(key),
+            Operation::Mutate(mutation, ..) => count.partition_of(&mutation.key),
+            Operation::Scan(partition, _) => *partition,
         }
     }
 
@@ -320,6 +326,14 @@ impl Operation {
     pub fn to_wire(&self) -> v1::request::Operation {
         match self.clone() {
             Operation::Get(key) => v1::request::Operation::Get(v1::Get { key }),
+            Operation::Scan(partition, query) => v1::request::Operation::Scan(v1::Scan {
+                partition: partition.0,
+                prefix: query.prefix,
+                after: query.after,
+                records_max: query.records_max as u32,
+                bytes_max: query.bytes_max as u32,
+                keys_only: query.names_only,
+            }),
             Operation::Mutate(Mutation { key, kind, condition }, id, stamp) => {
                 let condition = (condition != Condition::None).then(|| condition.into());
                 let request = Some(v1::RequestId { client: id.client, counter: id.counter, stamp: stamp.0 });
@@ -344,6 +358,21 @@ impl Operation {
                 check_key(&get.key)?;
                 Ok(Operation::Get(get.key))
             }
+            Wire::Scan(scan) => {
+                if scan.prefix.len() > KEY_BYTES_MAX || scan.after.len() > KEY_BYTES_MAX {
+                    return Err(malformed(format!("a prefix or a cursor has more than a key's {KEY_BYTES_MAX} bytes")));
+                }
+                let bytes_max = if scan.bytes_max == 0 { PAGE_BYTES_DEFAULT } else { scan.bytes_max as usize };
+                let query = PageQuery {
+                    kind: RecordKind::User,
+                    prefix: scan.prefix,
+                    after: scan.after,
+                    records_max: (scan.records_max as usize).min(PAGE_RECORDS_MAX),
+                    bytes_max: bytes_max.min(VALUE_BYTES_MAX),
+                    names_only: scan.keys_only,
+                };
+                Ok(Operation::Scan(PartitionId(scan.partition), query))
+            }
             Wire::Put(put) => {
                 check_key(&put.key)?;
                 check_value(&put.value)?;
@@ -360,5 +389,29 @@ impl Operation {
                 Ok(Operation::Mutate(mutation, id, stamp))
             }
         }
+    }
+}
+
+impl From<Page> for v1::Page {
+    fn from(page: Page) -> Self {
+        let items = page.items.into_iter().map(|PageItem { name, seq, value }| v1::Item {
+            key: name,
+            version: seq.0,
+            value_left_out: value.is_none(),
+            value: value.unwrap_or_default(),
+        });
+        let items = items.collect();
+        v1::Page { items, at: page.at.0, more: page.resume.is_some(), resume: page.resume.unwrap_or_default() }
+    }
+}
+
+impl From<v1::Page> for Page {
+    fn from(page: v1::Page) -> Self {
+        let items = page.items.into_iter().map(|item| PageItem {
+            name: item.key,
+            seq: Seq(item.version),
+            value: (!item.value_left_out).then_some(item.value),
+        });
+        Page { items: items.collect(), at: Seq(page.at), resume: page.more.then_some(page.resume) }
     }
 }

@@ -23,6 +23,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 mod ticks;
+mod watches;
 pub(crate) mod worker;
 
 pub(crate) use burst::SentOut;

@@ -11,12 +11,14 @@ use crate::meters::ShardMeters;
 use crate::peer::Links;
 use crate::peer::link::Era;
 use crate::reports::Reports;
+use crate::scanner::{Scan, Scanner};
 use crate::shard::burst::Burst;
 use crate::shard::input::{Completion, Incoming, Input, Persisted};
 use crate::shard::lag::Lag;
 use crate::shard::open::{Open, OpenRequest};
 use crate::shard::retention::Retention;
 use crate::shard::slot::{PartitionState, Slot};
+use crate::watch::feeds::Feeds;
 use engine::{Engine, Keyspace};
 use replcore::{Body, Effect, Event, Message, Proposal, Replica, Settings};
 use std::collections::BTreeMap;
@@ -59,6 +61,8 @@ pub(crate) struct Parts {
     pub(crate) applier: Applier,
     /// The applied state, for snapshots.
     pub(crate) filler: Filler,
+    /// The applied state, for clients' scans.
+    pub(crate) scanner: Scanner,
     /// The write-ahead log.
     pub(crate) journal: Arc<dyn Journal>,
     /// The ways to the peers.
@@ -98,6 +102,7 @@ pub(crate) struct Worker {
     pub(super) stopping: Option<Moment>,
     pub(super) completions: mpsc::UnboundedSender<Completion>,
     pub(super) meters: ShardMeters,
+    pub(super) feeds: Feeds,
     completed: mpsc::UnboundedReceiver<Completion>,
     peers: BTreeMap<NodeId, Option<Era>>,
     burst: Burst,
@@ -127,6 +132,7 @@ impl Worker {
             stopping: None,
             completions,
             meters: ShardMeters::new(parts.index),
+            feeds: Feeds::default(),
             completed,
             peers: BTreeMap::new(),
             burst: Burst::default(),
@@ -235,6 +241,9 @@ impl Worker {
             }
             Input::Drain(done) => self.lag.ask_to_drain(done),
             Input::Checkpointed(done) => self.trim(done),
+            Input::Watch { watcher, wanted } => self.watch(&watcher, wanted),
+            Input::WatchRoom(watcher) => self.feeds.room(&watcher),
+            Input::WatchProgress(watcher) => self.feeds.progress(&watcher),
             Input::Stop => self.stop(),
         }
     }
@@ -274,6 +283,11 @@ impl Worker {
                 let place = self.place_of(partition);
                 self.step(place, Event::StateRead { to, snapshot, records });
             }
+            Completion::Scanned { partition, token, applied, records, ended } => {
+                let place = self.place_of(partition);
+                self.step(place, Event::Scanned { token, applied, records, ended });
+            }
+            Completion::CatchUp => self.feeds.woken(),
             Completion::Damaged(partition) => {
                 let place = self.place_of(partition);
                 self.step(place, Event::Damaged);
@@ -302,6 +316,7 @@ impl Worker {
         let token = self.open.insert(OpenRequest { connection: connection.clone(), number, partition, deadline });
         let event = match operation {
             Operation::Get(key) => Event::Read { token, key },
+            Operation::Scan(_, query) => Event::ReadPage { token, query },
             Operation::Mutate(mutation, id, stamp) => {
                 if let types::MutationKind::Put(value) = &mutation.kind {
                     self.burst_bytes += value.len();
@@ -476,12 +491,19 @@ impl Worker {
                         slot.serving = term;
                         slot.told = (Vec::new(), None);
                     }
+                    if term.is_none() {
+                        self.feeds.end(place, ErrorCode::NotPrimary);
+                    }
                 }
                 Effect::DeleteData { generation } => self.parts.applier.delete(Keyspace { partition, generation }),
                 Effect::ReadState { to, snapshot, generation, after, bytes_max } => {
                     let keyspace = Keyspace { partition, generation };
                     let page = Page { keyspace, to, snapshot, after, bytes_max };
                     self.parts.filler.read(page, self.completions.clone());
+                }
+                Effect::ScanState { token, generation, query } => {
+                    let scan = Scan { keyspace: Keyspace { partition, generation }, token, query };
+                    self.parts.scanner.read(scan, self.completions.clone());
                 }
                 Effect::Install { generation, number, records, start } => {
                     let part = Part { keyspace: Keyspace { partition, generation }, number, records, start };
@@ -504,6 +526,7 @@ impl Worker {
             self.settle(self.touched[index]);
         }
         self.touched.clear();
+        self.catch_up();
         self.burst_bytes = 0;
         if self.failed {
             return;
@@ -522,6 +545,7 @@ impl Worker {
         let now = self.now;
         let Some(Some(slot)) = self.slots.get_mut(place) else { return };
         slot.touched = false;
+        self.feeds.feed(place, &slot.replica);
         // A learner that is full is waited for; one that is gone is not full any more.
         let report = slot.serving.is_some() && slot.told.1 != slot.replica.filled();
         if !slot.ticking && slot.replica.needs_tick() {
