@@ -179,6 +179,14 @@ impl Client {
         }
     }
 
+    pub(crate) fn views(&self) -> &Arc<Views> {
+        &self.inner.views
+    }
+
+    pub(crate) fn leaders(&self) -> &Leaders {
+        &self.inner.leaders
+    }
+
     async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {
         let inner = &self.inner;
         let outcome = Attempts::new(&inner.views, operation, inner.options.timeout, &inner.clock).run().await;

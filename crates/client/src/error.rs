@@ -1,6 +1,6 @@
 //! Why something was not done, or is not known to be done.
 
-use types::ErrorCode;
+use types::{ErrorCode, PartitionId, Seq};
 
 /// What a caller hears when there is no answer to give. Each reads as one line.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -53,6 +53,19 @@ pub enum Error {
     Unknown {
         /// Why it is not known.
         message: String,
+    },
+    /// What a watch was to show next is no longer kept (see [`WatchFrom`](crate::WatchFrom)).
+    #[error(
+        "compacted at {oldest}: the changes of {partition} after {after} are no longer kept; start over with what is \
+         there now"
+    )]
+    Compacted {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The last that was seen.
+        after: Seq,
+        /// The oldest change that is kept.
+        oldest: Seq,
     },
     /// The list of viewleaders or another option can't be used.
     #[error("{0}")]

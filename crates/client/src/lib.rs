@@ -16,7 +16,7 @@
 //!   failed condition does not, because the first attempt may still be on its way.
 //! - A change of the view ends every wait for a primary that is no longer one.
 //!
-//! Left out: TLS, transactions, watches; asking storage nodes for a view when no viewleader has ever answered.
+//! Left out: TLS, transactions; asking storage nodes for a view when no viewleader has ever answered.
 
 mod attempts;
 mod client;
@@ -33,6 +33,7 @@ mod scan;
 mod slots;
 mod status;
 mod views;
+mod watch;
 
 pub use client::{Client, Options};
 pub use error::{Error, Unanswered, UnansweredCause};
@@ -41,4 +42,5 @@ pub use node_streams::{NodeStreams, Sent};
 pub use operations::{Configure, Move, Moves, NodeMoves, Operation, Stranded};
 pub use outcome::{DeleteOutcome, Found, PutOutcome, Route, Written};
 pub use scan::{Item, Scan, ScanOptions};
+pub use watch::{Cursor, Watch, WatchEvent, WatchFrom, WatchViews, WatchWhat};
 pub use status::{ClusterStatus, MemberStatus, NodeStatus};

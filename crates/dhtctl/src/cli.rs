@@ -12,6 +12,7 @@ use crate::rebalance::RebalanceAction;
 use crate::recover::RecoverFlags;
 use crate::scan::ScanFlags;
 use crate::settings::ClusterAction;
+use crate::watch::WatchFlags;
 use clap::{Args, Parser, Subcommand};
 use client::{Client, Options};
 use daemon::Failure;
@@ -84,6 +85,8 @@ pub(crate) enum Command {
     Delr(DelrFlags),
     /// Print all keys, or those with a prefix, in order.
     Scan(ScanFlags),
+    /// Print changes of a key, of keys with a prefix, or of the view, as they come.
+    Watch(WatchFlags),
     /// Print the view's epoch and its storage nodes.
     QueryServers(ClusterFlags),
     /// Print how the cluster is: viewleaders, storage nodes, partitions that lack something.

@@ -20,6 +20,7 @@ pub(crate) fn exit_of(error: &Error) -> Exit {
         | Error::NotAViewleader { .. }
         | Error::ViewleaderUnavailable { .. }
         | Error::NotBootstrapped { .. }
+        | Error::Compacted { .. }
         | Error::NotDone { .. } => Exit::Unavailable,
     }
 }
@@ -34,6 +35,7 @@ pub(crate) fn kind_of(error: &Error) -> &'static str {
             "no_viewleader"
         }
         Error::NotBootstrapped { .. } => "not_bootstrapped",
+        Error::Compacted { .. } => "compacted",
         Error::NotDone { code, .. } => match code {
             ErrorCode::Unknown => "unknown",
             ErrorCode::NotPrimary => "not_primary",

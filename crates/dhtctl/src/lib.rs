@@ -20,6 +20,7 @@ mod rebalance;
 mod recover;
 mod scan;
 mod settings;
+mod watch;
 
 use cli::{Cli, Command};
 use daemon::{Exit, Failure};
@@ -45,6 +46,7 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
         Command::Getr(getr) => keys::getr(&globals, getr).await,
         Command::Delr(delr) => keys::delr(&globals, delr).await,
         Command::Scan(flags) => scan::run(&globals, flags).await,
+        Command::Watch(flags) => watch::run(&globals, flags).await,
         Command::QueryServers(flags) => cluster::query_servers(&globals, &flags).await,
         Command::Status(flags) => cluster::status(&globals, &flags).await,
         Command::Leaders(flags) => leaders::run(&globals, &flags).await,

@@ -12,12 +12,12 @@ impl Worker {
     pub(super) fn watch(&mut self, watcher: &Arc<Watcher>, wanted: Vec<Wanted>) {
         for wanted in wanted {
             let place = self.place_of(wanted.partition);
-            match self.slot(place) {
-                Some(_) if self.stopping.is_some() => {
-                    refuse(watcher, wanted, ErrorCode::ShuttingDown, "the node is stopping");
-                }
-                Some(_) => self.feeds.subscribe(place, watcher, wanted),
-                None => refuse(watcher, wanted, ErrorCode::NotPrimary, "this node has no replica of it"),
+            if self.stopping.is_some() {
+                refuse(watcher, wanted, ErrorCode::ShuttingDown, "the node is stopping");
+            } else if self.slot(place).is_none() {
+                refuse(watcher, wanted, ErrorCode::NotPrimary, "this node has no replica of it");
+            } else {
+                self.feeds.subscribe(place, watcher, wanted);
             }
         }
     }

@@ -638,6 +638,7 @@ impl Worker {
     // ------------------------------------------------------------------------------------------------ the end
 
     fn stop(&mut self) {
+        self.feeds.end_all(ErrorCode::ShuttingDown);
         let latest = self.now.after_ms(STOP_MAX_MS);
         self.stopping = Some(latest.after_ms(10 * TICK_MS));
         self.open.hurry(latest);
