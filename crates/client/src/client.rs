@@ -103,9 +103,32 @@ impl Client {
         value: impl Into<Bytes>,
         condition: Condition,
     ) -> Result<PutOutcome, Error> {
-        let (key, value) = (key.into(), value.into());
-        check_value(&value).map_err(|error| Error::Invalid(error.to_string()))?;
-        match self.mutate(key, MutationKind::Put(value), condition).await? {
+        self.put_kind(key.into(), MutationKind::Put(value.into()), condition).await
+    }
+
+    /// Gives a key a value that is deleted once it has lived for so long, unless it is written again before. Never
+    /// earlier; later where a primary fails meanwhile: the next one counts from its own beginning.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::NotBootstrapped`], [`Error::NotDone`], [`Error::Unknown`].
+    pub async fn put_expiring(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        ttl: Duration,
+        condition: Condition,
+    ) -> Result<PutOutcome, Error> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        if ttl_ms == 0 {
+            return Err(Error::Invalid("the time to live is shorter than a millisecond".to_owned()));
+        }
+        wire::convert::check_ttl(ttl_ms).map_err(|error| Error::Invalid(error.to_string()))?;
+        self.put_kind(key.into(), MutationKind::PutExpiring { value: value.into(), ttl_ms }, condition).await
+    }
+
+    async fn put_kind(&self, key: Bytes, kind: MutationKind, condition: Condition) -> Result<PutOutcome, Error> {
+        check_value(kind.value().map_or(&[], |value| value)).map_err(|error| Error::Invalid(error.to_string()))?;
+        match self.mutate(key, kind, condition).await? {
             Answer::Written(written) => Ok(PutOutcome::Done(written)),
             Answer::ConditionFailed(version) => Ok(PutOutcome::ConditionFailed(version)),
             // What a condition that needs a value hears where there is none.

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::time::Duration;
 use types::limits::VALUE_BYTES_MAX;
 use types::{Condition, Seq};
 
@@ -34,6 +35,10 @@ pub(crate) struct SetrFlags {
     /// Only if the key has this value.
     #[arg(long, value_name = "V", group = "condition")]
     if_value: Option<OsString>,
+    /// Delete the key after this time, unless it is written again before. Never earlier; later where its primary fails
+    /// meanwhile: the next one counts anew.
+    #[arg(long, value_name = "TIME", value_parser = daemon::settings::duration)]
+    ttl: Option<Duration>,
     #[command(flatten)]
     cluster: ClusterFlags,
 }
@@ -73,7 +78,11 @@ pub(crate) async fn setr(globals: &Globals, flags: SetrFlags) -> Result<Exit, Fa
     };
     let key = bytes(flags.key);
     let condition = if flags.if_absent { Condition::Absent } else { condition(flags.if_version, flags.if_value) };
-    let outcome = globals.connect(&flags.cluster).await?.put(key.clone(), value, condition).await;
+    let client = globals.connect(&flags.cluster).await?;
+    let outcome = match flags.ttl {
+        None => client.put(key.clone(), value, condition).await,
+        Some(ttl) => client.put_expiring(key.clone(), value, ttl, condition).await,
+    };
     settle(
         globals.output,
         &key,

@@ -5,13 +5,20 @@ use crate::persist::PersistRecord;
 use bytes::Bytes;
 use std::sync::Arc;
 use types::{
-    Configuration, EntryId, Epoch, ErrorCode, Generation, Mutation, NodeId, Page, PageQuery, Record, RecordKey, RequestId,
+    Configuration, EntryId, Epoch, ErrorCode, Expiry, Generation, Mutation, NodeId, Page, PageQuery, Record, RecordKey, RequestId,
     Seq, Stamp, Term, WriteOutcome,
 };
 
 /// Names a client's request between the driver and a replica; unique among those that are open.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Token(pub u64);
+
+impl Token {
+    /// A replica's own in this term: no driver gives one of these to a request.
+    pub fn own(term: Term) -> Token {
+        Token(u64::MAX - term.0)
+    }
+}
 
 /// Numbers what a replica has asked to be written to the log: 1, 2, 3, … since it was started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -83,6 +90,11 @@ pub enum Event {
         records: Vec<(Bytes, Record)>,
         /// There are no more within the query.
         ended: bool,
+    },
+    /// By the driver's clock these values have lived long enough; repeated until [`Effect::ExpiryOver`].
+    Expired {
+        /// Keys, and the versions whose time is over.
+        keys: Vec<(Bytes, Seq)>,
     },
     /// Nobody waits for these answers any more: answer *unknown* where it was appended, else not done.
     Expire {
@@ -227,6 +239,20 @@ pub enum Effect {
         generation: Generation,
         /// Which records.
         query: PageQuery,
+    },
+    /// This value lives for so long from now on; then [`Event::Expired`]. Said once in a term, by whoever serves, of
+    /// every version that is committed; of a key that has a timer the greater version counts. All timers of the
+    /// partition end when it ceases to serve.
+    Expiring {
+        /// The key.
+        key: Bytes,
+        /// Its version, and how long that lives.
+        expiry: Expiry,
+    },
+    /// These versions need no timer any more.
+    ExpiryOver {
+        /// Keys and versions.
+        keys: Vec<(Bytes, Seq)>,
     },
     /// P23: add these records to the state of this generation; answer with [`Event::Installed`], in order.
     Install {

@@ -20,6 +20,7 @@
 //! * **Scanning** (P17, `scanning.rs`). A page of many records is confirmed like a read, read from the state by the driver,
 //!   and completed by what is committed and not applied.
 //! * **Watching** (`watching.rs`). Whoever serves can tell what was committed after a seq, from its log.
+//! * **Keys that expire** (`expiring.rs`). The driver's timers propose; an entry of the log deletes.
 //! * **Filling a replica** (P23, `sending.rs`, `installing.rs`). A learner, or a replica that was away for long, gets the
 //!   log where that is still kept; otherwise a snapshot, read while writes go on, then the log.
 //! * **Retries** (P28, `requests.rs`). The entry that carries a change also carries the request's id and its answer, so a
@@ -44,6 +45,7 @@ pub mod mutants;
 pub mod persist;
 
 mod disk;
+mod expiring;
 mod follower;
 mod installing;
 mod log;

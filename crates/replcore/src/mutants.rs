@@ -102,6 +102,8 @@ mutants! {
     WatchEarly,
     /// A watcher goes on where the log begins, whatever is missing before.
     WatchTrimmed,
+    /// A key whose time was over is deleted though it was written again since.
+    ExpiryVersion,
     /// A snapshot's swap drops the log beyond it.
     P23Beyond,
     /// A snapshot of what is committed here already is installed.

@@ -1,6 +1,7 @@
 //! Writing, as primary: judge, append, send, count, answer (P7–P12, P16, P19, P28).
 
 use crate::event::{Answer, Effect, Proposal, State, Token};
+use crate::expiring::Expiring;
 use crate::message::Body;
 use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
@@ -37,6 +38,8 @@ pub(crate) struct Primary {
     pub(crate) reads: Reads,
     /// Confirmed pages that the state is being read for.
     pub(crate) scans: Scans,
+    /// What committed entries say of keys that expire.
+    pub(crate) expiring: Expiring,
     /// Ticks since something that waits has moved.
     pub(crate) still_ticks: u32,
 }
@@ -164,6 +167,10 @@ impl Primary {
         self.term
     }
 
+    pub(crate) fn uncommitted_bytes(&self) -> usize {
+        self.uncommitted_bytes
+    }
+
     pub(crate) fn serving(&self) -> bool {
         self.serving
     }
@@ -228,6 +235,7 @@ impl Replica {
             uncommitted_bytes: 0,
             reads: Reads::default(),
             scans: Scans::default(),
+            expiring: Expiring::default(),
             still_ticks: 0,
         }));
         self.append_own(term, &Batch::default());
@@ -268,7 +276,7 @@ impl Replica {
             Self::reply(write.token, answer, effects);
         }
         primary.reads.refuse(&refusal, effects);
-        primary.scans.refuse(&refusal, effects);
+        primary.scans.refuse(primary.term, &refusal, effects);
         if primary.serving {
             effects.push(Effect::Serving { term: None });
         }
@@ -334,14 +342,16 @@ impl Replica {
             return self.answer_as_read(token, answer, seen);
         }
         let value = match &mutation.kind {
-            MutationKind::Put(value) => Some(value.clone()),
+            MutationKind::Put(value) | MutationKind::PutExpiring { value, .. } => Some(value.clone()),
             MutationKind::Delete if current.is_none() => return self.answer_as_read(token, Answer::NotFound, seen),
             MutationKind::Delete => None,
         };
         let outcome = WriteOutcome { version: self.log.last().seq.next(), replaced: current.is_some() };
         let due = proposal.forget_before.0 >= self.requests.refused_before().0 + FORGET_STEP_MS;
+        let mut changes = vec![Change { key, value }];
+        changes.extend(self.begin_expiry(mutation, outcome.version));
         let batch = Batch {
-            changes: vec![Change { key, value }],
+            changes,
             request: Some(Remembered { id: proposal.id, stamp: proposal.stamp, outcome }),
             forgotten_before: due.then_some(proposal.forget_before),
         };
@@ -359,7 +369,7 @@ impl Replica {
         }
     }
 
-    fn append_own(&mut self, term: Term, batch: &Batch) {
+    pub(crate) fn append_own(&mut self, term: Term, batch: &Batch) {
         let payload = batch.encode();
         // The state's keys and values share the entry's memory, as they do at the followers.
         let batch = Batch::decode(&payload).expect("what was just encoded decodes");
@@ -568,16 +578,22 @@ impl Replica {
             .sum();
         primary.uncommitted_bytes = primary.uncommitted_bytes.saturating_sub(freed);
         primary.still_ticks = 0;
+        let mut begins = false;
         if !primary.serving {
             primary.serving = true;
             effects.push(Effect::Serving { term: Some(primary.term) });
+            begins = true;
         }
+        primary.expiring.committed(majority, effects);
         while let Some(write) = primary.writes.pop_front_if(|write| write.seq <= majority) {
             let durable_on = on_disk.iter().filter(|seq| **seq >= write.seq).count() as u32;
             let answer = Answer::Written { outcome: write.outcome, durable_on, term: primary.term };
             Self::reply(write.token, answer, effects);
         }
         self.commit_through(majority);
+        if begins {
+            self.list_expiring(effects);
+        }
     }
 
     // ------------------------------------------------------------------------------------------------ repetition

@@ -161,6 +161,7 @@ impl Replica {
             Event::Scanned { token, applied, records, ended } => {
                 self.on_scanned(token, applied, records, ended, effects);
             }
+            Event::Expired { keys } => self.on_expired(keys, state, effects),
             Event::Expire { tokens } => self.on_expire(tokens, effects),
             Event::Flush => self.flush_primary(effects),
             Event::Tick => self.on_tick(effects),

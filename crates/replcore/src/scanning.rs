@@ -19,7 +19,7 @@ use crate::replica::{Replica, Role};
 use bytes::Bytes;
 use rustc_hash::FxHashSet;
 use std::collections::BTreeMap;
-use types::{ErrorCode, Page, PageItem, PageQuery, Record, RecordKey, Seq};
+use types::{ErrorCode, Page, PageItem, PageQuery, Record, RecordKey, Seq, Term};
 
 /// What a record takes on a page beside its name and value.
 const ITEM_BYTES: usize = 16;
@@ -43,8 +43,9 @@ impl Scans {
     }
 
     /// The term is over.
-    pub(crate) fn refuse(self, refusal: &Answer, effects: &mut Vec<Effect>) {
-        self.open.into_keys().for_each(|token| Replica::reply(token, refusal.clone(), effects));
+    pub(crate) fn refuse(self, term: Term, refusal: &Answer, effects: &mut Vec<Effect>) {
+        let clients = self.open.into_keys().filter(|token| *token != Token::own(term));
+        clients.for_each(|token| Replica::reply(token, refusal.clone(), effects));
     }
 }
 
@@ -83,14 +84,18 @@ impl Replica {
         ended: bool,
         effects: &mut Vec<Effect>,
     ) {
-        // Nobody: it was refused or expired.
+        // Nobody: it was refused or expired, or it was an earlier term's own.
         let Role::Primary(primary) = &mut self.role else { return };
+        let own = token == Token::own(primary.term());
         let Some(query) = primary.scans.open.remove(&token) else { return };
         if applied < self.applied.seq && !on(Mutant::ScanStale) {
             return self.begin_scan(token, query, effects);
         }
         let page = self.complete(&query, applied, records, ended);
-        Self::reply(token, Answer::Page(page), effects);
+        match own {
+            true => self.on_expiring_listed(page, effects),
+            false => Self::reply(token, Answer::Page(page), effects),
+        }
     }
 
     /// The state's records as of what is committed now.

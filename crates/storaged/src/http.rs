@@ -54,8 +54,15 @@ pub(crate) fn router(gate: Arc<Gate>, engine: Arc<dyn Engine>) -> Result<Router,
 pub(crate) type Gate_ = State<Arc<Gateway>>;
 
 async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) -> Response {
-    let value = match serde_json::from_slice::<Map<String, Value>>(&body).ok().and_then(|mut body| body.remove("value"))
-    {
+    let mut body = serde_json::from_slice::<Map<String, Value>>(&body).unwrap_or_default();
+    let ttl_ms = match body.remove("ttl_ms") {
+        None | Some(Value::Null) => 0,
+        Some(ttl) => match ttl.as_u64().filter(|ttl_ms| *ttl_ms > 0) {
+            Some(ttl_ms) => ttl_ms,
+            None => return bad_request("PUT", "ttl_ms is not a number of milliseconds"),
+        },
+    };
+    let value = match body.remove("value") {
         None | Some(Value::Null) => return bad_request("PUT", "Value is missing"),
         Some(Value::String(text)) => Bytes::from(text),
         Some(other) => Bytes::from(other.to_string()),
@@ -63,7 +70,7 @@ async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) ->
     if key.len() > KEY_BYTES_MAX {
         return bad_request("PUT", "Key is too long");
     }
-    let put = v1::Put { key: key.into(), value, condition: None, request: Some(gateway.request_id()) };
+    let put = v1::Put { key: key.into(), value, condition: None, request: Some(gateway.request_id()), ttl_ms };
     let response = gateway.call(Operation::Put(put)).await;
     match &response.result {
         Some(Outcome::Written(written)) => {

@@ -8,6 +8,7 @@
 
 pub mod entry;
 pub mod error;
+pub mod expiry;
 pub mod ids;
 pub mod limits;
 pub mod page;
@@ -18,6 +19,7 @@ pub mod view;
 
 pub use entry::{Batch, Change, Entry, EntryId, MalformedBatch, Remembered};
 pub use error::ErrorCode;
+pub use expiry::Expiry;
 pub use ids::{BootNonce, ClusterId, Epoch, Generation, Incarnation, NodeId, PartitionId, Seq, Term};
 pub use page::{Page, PageItem, PageQuery};
 pub use position::{PartitionCount, Position};

@@ -11,6 +11,8 @@ pub enum RecordKind {
     User = 0,
     /// Request ids and their results, many to a record (P28).
     Requests = 1,
+    /// How long the value of the key of this name lives ([`crate::Expiry`]).
+    Expiry = 24,
 }
 
 impl RecordKind {
@@ -19,6 +21,7 @@ impl RecordKind {
         match number {
             0 => Some(RecordKind::User),
             1 => Some(RecordKind::Requests),
+            24 => Some(RecordKind::Expiry),
             _ => None,
         }
     }

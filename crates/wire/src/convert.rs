@@ -4,7 +4,7 @@ use crate::v1;
 use bytes::Bytes;
 use std::sync::Arc;
 use types::limits::{
-    COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, PAGE_BYTES_DEFAULT, PAGE_RECORDS_MAX, VALUE_BYTES_MAX,
+    COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, PAGE_BYTES_DEFAULT, PAGE_RECORDS_MAX, TTL_MAX, VALUE_BYTES_MAX,
 };
 use types::{
     ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Incarnation, Mutation, MutationKind,
@@ -272,6 +272,15 @@ pub fn check_value(value: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// # Errors
+/// [`Malformed`] if the time to live is longer than a value may be given; 0 is for ever.
+pub fn check_ttl(ttl_ms: u64) -> Result<(), Malformed> {
+    if u128::from(ttl_ms) > TTL_MAX.as_millis() {
+        return Err(malformed("the time to live is longer than 10 years; leave it out for a value that stays"));
+    }
+    Ok(())
+}
+
 impl From<Condition> for v1::Condition {
     fn from(condition: Condition) -> Self {
         use v1::condition::Condition as Wire;
@@ -338,7 +347,12 @@ impl Operation {
                 let condition = (condition != Condition::None).then(|| condition.into());
                 let request = Some(v1::RequestId { client: id.client, counter: id.counter, stamp: stamp.0 });
                 match kind {
-                    MutationKind::Put(value) => v1::request::Operation::Put(v1::Put { key, value, condition, request }),
+                    MutationKind::Put(value) => {
+                        v1::request::Operation::Put(v1::Put { key, value, condition, request, ttl_ms: 0 })
+                    }
+                    MutationKind::PutExpiring { value, ttl_ms } => {
+                        v1::request::Operation::Put(v1::Put { key, value, condition, request, ttl_ms })
+                    }
                     MutationKind::Delete => v1::request::Operation::Delete(v1::Delete { key, condition, request }),
                 }
             }
@@ -378,7 +392,12 @@ impl Operation {
                 check_value(&put.value)?;
                 let condition = condition_from_wire(put.condition)?;
                 let (id, stamp) = named(put.request)?;
-                let mutation = Mutation { key: put.key, kind: MutationKind::Put(put.value), condition };
+                check_ttl(put.ttl_ms)?;
+                let kind = match put.ttl_ms {
+                    0 => MutationKind::Put(put.value),
+                    ttl_ms => MutationKind::PutExpiring { value: put.value, ttl_ms },
+                };
+                let mutation = Mutation { key: put.key, kind, condition };
                 Ok(Operation::Mutate(mutation, id, stamp))
             }
             Wire::Delete(delete) => {

@@ -78,6 +78,9 @@ impl fmt::Display for Operation {
             Action::Mutate { kind, condition } => {
                 match kind {
                     MutationKind::Put(value) => write!(f, "put {}", value.escape_ascii())?,
+                    MutationKind::PutExpiring { value, ttl_ms } => {
+                        write!(f, "put {} for {ttl_ms} ms", value.escape_ascii())?;
+                    }
                     MutationKind::Delete => write!(f, "delete")?,
                 }
                 match condition {

@@ -23,6 +23,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 mod ticks;
+mod timers;
 mod watches;
 pub(crate) mod worker;
 

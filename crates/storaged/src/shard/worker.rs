@@ -18,6 +18,7 @@ use crate::shard::lag::Lag;
 use crate::shard::open::{Open, OpenRequest};
 use crate::shard::retention::Retention;
 use crate::shard::slot::{PartitionState, Slot};
+use crate::shard::timers::Timers;
 use crate::watch::feeds::Feeds;
 use engine::{Engine, Keyspace};
 use replcore::{Body, Effect, Event, Message, Proposal, Replica, Settings};
@@ -103,6 +104,7 @@ pub(crate) struct Worker {
     pub(super) completions: mpsc::UnboundedSender<Completion>,
     pub(super) meters: ShardMeters,
     pub(super) feeds: Feeds,
+    pub(super) timers: Timers,
     completed: mpsc::UnboundedReceiver<Completion>,
     peers: BTreeMap<NodeId, Option<Era>>,
     burst: Burst,
@@ -133,6 +135,7 @@ impl Worker {
             completions,
             meters: ShardMeters::new(parts.index),
             feeds: Feeds::default(),
+            timers: Timers::default(),
             completed,
             peers: BTreeMap::new(),
             burst: Burst::default(),
@@ -167,6 +170,7 @@ impl Worker {
         self.change_view(&self.parts.view.clone());
         self.end_burst();
         while !self.failed && !self.is_finished() {
+            let (until_timer, any_timer) = (self.until_timer(), self.timers.next().is_some());
             tokio::select! {
                 biased;
                 Some(completion) = self.completed.recv() => {
@@ -179,6 +183,9 @@ impl Worker {
                     self.on_input(input);
                 }
                 _ = ticker.tick(), if self.wants_ticks() => self.now = self.parts.clock.now(),
+                () = tokio::time::sleep(until_timer), if any_timer => {
+                    self.now = self.parts.clock.now();
+                }
                 _ = forgetting.tick() => {
                     self.now = self.parts.clock.now();
                     self.forget();
@@ -190,6 +197,7 @@ impl Worker {
             if self.now >= self.last_tick.after_ms(TICK_MS) && self.wants_ticks() {
                 self.on_tick();
             }
+            self.propose_expired();
             self.end_burst();
         }
         tracing::debug!(shard = self.parts.index, "the shard has ended");
@@ -318,9 +326,7 @@ impl Worker {
             Operation::Get(key) => Event::Read { token, key },
             Operation::Scan(_, query) => Event::ReadPage { token, query },
             Operation::Mutate(mutation, id, stamp) => {
-                if let types::MutationKind::Put(value) = &mutation.kind {
-                    self.burst_bytes += value.len();
-                }
+                self.burst_bytes += mutation.kind.value().map_or(0, bytes::Bytes::len);
                 let proposal = Proposal { id, stamp, mutation, forget_before: clock::forget_before() };
                 Event::Mutate { token, proposal }
             }
@@ -493,6 +499,7 @@ impl Worker {
                     }
                     if term.is_none() {
                         self.feeds.end(place, ErrorCode::NotPrimary);
+                        self.timers.end(place);
                     }
                 }
                 Effect::DeleteData { generation } => self.parts.applier.delete(Keyspace { partition, generation }),
@@ -505,6 +512,12 @@ impl Worker {
                     let scan = Scan { keyspace: Keyspace { partition, generation }, token, query };
                     self.parts.scanner.read(scan, self.completions.clone());
                 }
+                Effect::Expiring { key, expiry } => {
+                    // Not the burst's beginning, and no part of a millisecond less: never early.
+                    let from = self.parts.clock.now().after_ms(1);
+                    self.timers.begin(place, &key, expiry, from);
+                }
+                Effect::ExpiryOver { keys } => self.timers.over(place, &keys),
                 Effect::Install { generation, number, records, start } => {
                     let part = Part { keyspace: Keyspace { partition, generation }, number, records, start };
                     self.parts.applier.install(part, self.completions.clone());
@@ -536,7 +549,7 @@ impl Worker {
         }
         let (sent, submitted) = self.burst.leave(self.parts.journal.as_ref(), &self.completions);
         self.submissions += u64::from(submitted);
-        self.meters.burst(sent, self.lag.bytes(), self.open.len());
+        self.meters.burst(sent, self.lag.bytes(), self.open.len(), self.timers.len());
         self.answer_trimming();
     }
 
