@@ -219,6 +219,8 @@ impl Client {
             Answer::Found(record) => Heard::Found(record),
             Answer::NotFound => Heard::NotFound,
             Answer::ConditionFailed { version } => Heard::ConditionFailed(version),
+            // Only readers ask for pages.
+            Answer::Page(_) => return,
             Answer::Error(code) => return self.hear_error(ctx, attempt, code),
         };
         // P29: an attempt that nobody answered may still be on its way, and find the condition true. One that is unknown

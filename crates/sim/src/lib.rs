@@ -6,7 +6,7 @@
 //! must come to rest.
 //!
 //! The map: [`world`] runs one seed; `plan` is what the seed decides beforehand, `faults` what goes wrong; `node` is a
-//! storage node around its replicas, with `disk` and the `network`; `group` the viewleaders; `client` the clients.
+//! storage node around its replicas, with `disk` and the `network`; `group` the viewleaders; `client` the clients, `readers` those who scan and watch.
 //!
 //! Invariants of the simulator itself: no clock, no thread, no random source but [`random`], no iteration over a hash
 //! table. The same seed gives the same trace, byte for byte.
@@ -27,6 +27,7 @@ mod node;
 mod plan;
 mod queue;
 pub mod random;
+mod readers;
 mod trace;
 mod world;
 
