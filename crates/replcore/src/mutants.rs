@@ -94,6 +94,8 @@ mutants! {
     P17Prepared,
     /// A page of the state is completed with an overlay that lacks what the state did not have when it was read.
     ScanStale,
+    /// A page is read without a round.
+    ScanRound,
     /// A watcher is shown what is appended and not committed.
     WatchUncommitted,
     /// A watcher goes on one entry too late.

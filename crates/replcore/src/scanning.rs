@@ -51,6 +51,10 @@ impl Scans {
 
 impl Replica {
     pub(crate) fn on_read_page(&mut self, token: Token, query: PageQuery, effects: &mut Vec<Effect>) {
+        let serves = matches!(&self.role, Role::Primary(primary) if primary.serving());
+        if serves && on(Mutant::ScanRound) {
+            return self.begin_scan(token, query, effects);
+        }
         match &mut self.role {
             Role::Primary(primary)
                 if primary.reads.len() + primary.scans.len() >= self.settings.reads_waiting_max =>

@@ -25,6 +25,7 @@ macro_rules! scripts {
 }
 
 scripts![
+    expiry,
     learner,
     mismatch,
     read,
@@ -38,6 +39,7 @@ scripts![
     rule_14,
     rule_16,
     rule_23,
+    scan,
     scenario_01,
     scenario_02,
     scenario_03,
@@ -55,5 +57,6 @@ scripts![
     snapshot,
     takeover,
     takeover_conflict,
+    watch,
     write,
 ];

@@ -80,7 +80,12 @@ impl Node {
             }
             Job::Scan { partition, token, generation, query } => {
                 let (applied, records, ended) = disk.scan(partition, generation, &query);
-                self.take(ctx, Input::Scanned { partition, token, applied, records, ended });
+                // Another thread's: what is applied meanwhile may be heard of first.
+                let input = Input::Scanned { partition, token, applied, records, ended };
+                let delay = ctx.random.between(1, ctx.plan.apply_max);
+                if let Some(start) = self.start_number() {
+                    ctx.process(delay, self.place, start, Process::Input(input));
+                }
             }
             Job::Delete { partition, generation } => disk.delete(partition, generation),
         }
