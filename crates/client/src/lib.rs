@@ -42,5 +42,5 @@ pub use node_streams::{NodeStreams, Sent};
 pub use operations::{Configure, Move, Moves, NodeMoves, Operation, Stranded};
 pub use outcome::{DeleteOutcome, Found, PutOutcome, Route, Written};
 pub use scan::{Item, Scan, ScanOptions};
-pub use watch::{Cursor, Watch, WatchEvent, WatchFrom, WatchViews, WatchWhat};
 pub use status::{ClusterStatus, MemberStatus, NodeStatus};
+pub use watch::{Cursor, Watch, WatchEvent, WatchFrom, WatchViews, WatchWhat};

@@ -61,9 +61,7 @@ fn line(format: Format, item: &Item, keys_only: bool) -> Vec<u8> {
         Format::Raw if keys_only => item.key.to_vec(),
         Format::Raw => [&item.key[..], b"\t", &item.value].concat(),
         Format::Table if keys_only => output::text_bytes(&item.key).into_bytes(),
-        Format::Table => {
-            format!("{}\t{}", output::text_bytes(&item.key), output::text_bytes(&item.value)).into_bytes()
-        }
+        Format::Table => format!("{}\t{}", output::text_bytes(&item.key), output::text_bytes(&item.value)).into_bytes(),
     }
 }
 

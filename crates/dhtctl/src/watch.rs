@@ -16,12 +16,14 @@ use std::path::{Path, PathBuf};
 use types::{PartitionId, Seq, View};
 
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Every committed change is printed once, and for each key in order, whichever nodes die or move \
+#[command(
+    after_help = "Every committed change is printed once, and for each key in order, whichever nodes die or move \
 meanwhile. Between keys there is no order.\n\n\
 One line for each change: `set KEY VALUE` or `deleted KEY` with tabs between; `present KEY VALUE` for what was there \
 already. With --output json an object; with --output raw the value.\n\n\
 The history that --from and --cursor need is not kept for ever. Where it is gone the command ends with `compacted at` and \
-the oldest seq that is kept; start over with --with-current, which misses nothing.")]
+the oldest seq that is kept; start over with --with-current, which misses nothing."
+)]
 pub(crate) struct WatchFlags {
     /// One key.
     #[arg(required_unless_present_any = ["prefix", "view"])]
@@ -186,8 +188,9 @@ fn read_cursor(path: &Path) -> Result<Option<Cursor>, Failure> {
             return Err(Failure::usage(format!("cannot read {}: {error}; check --cursor", path.display())));
         }
     };
-    let positions: BTreeMap<u32, u64> = serde_json::from_str(&text)
-        .map_err(|error| Failure::usage(format!("{} is no cursor: {error}; remove it to begin anew", path.display())))?;
+    let positions: BTreeMap<u32, u64> = serde_json::from_str(&text).map_err(|error| {
+        Failure::usage(format!("{} is no cursor: {error}; remove it to begin anew", path.display()))
+    })?;
     let positions = positions.into_iter().map(|(partition, seq)| (PartitionId(partition), Seq(seq)));
     Ok(Some(Cursor { positions: positions.collect() }))
 }

@@ -5,8 +5,8 @@ use crate::persist::PersistRecord;
 use bytes::Bytes;
 use std::sync::Arc;
 use types::{
-    Configuration, EntryId, Epoch, ErrorCode, Expiry, Generation, Mutation, NodeId, Page, PageQuery, Record, RecordKey, RequestId,
-    Seq, Stamp, Term, WriteOutcome,
+    Configuration, EntryId, Epoch, ErrorCode, Expiry, Generation, Mutation, NodeId, Page, PageQuery, Record, RecordKey,
+    RequestId, Seq, Stamp, Term, WriteOutcome,
 };
 
 /// Names a client's request between the driver and a replica; unique among those that are open.

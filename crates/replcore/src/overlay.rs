@@ -60,7 +60,9 @@ impl Overlay {
         let mut all = true;
         for key in self.records.keys().filter(|key| key.kind == kind && wanted(&key.name)) {
             let version = self.newest_at(key, at).filter(|version| version.seq > after);
-            let Some((seq, Some(value))) = version.map(|version| (version.seq, version.value.clone())) else { continue };
+            let Some((seq, Some(value))) = version.map(|version| (version.seq, version.value.clone())) else {
+                continue;
+            };
             added.insert(key.name.clone(), Record { seq, value });
             if added.len() > count {
                 added.pop_last();

@@ -56,9 +56,7 @@ impl Replica {
             return self.begin_scan(token, query, effects);
         }
         match &mut self.role {
-            Role::Primary(primary)
-                if primary.reads.len() + primary.scans.len() >= self.settings.reads_waiting_max =>
-            {
+            Role::Primary(primary) if primary.reads.len() + primary.scans.len() >= self.settings.reads_waiting_max => {
                 Self::reply(token, Answer::Error(ErrorCode::Overloaded), effects);
             }
             Role::Primary(primary) if primary.serving() => primary.reads.arrive(Waiting::page(token, query)),

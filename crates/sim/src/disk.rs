@@ -6,12 +6,14 @@
 //! durable: what the invariants look at, made without the replica's own code.
 
 use crate::random::Random;
-use replcore::{Apply, Base, MalformedRecord, PersistIndex, PersistRecord, Recovered, Recovery, Standing};
 use bytes::Bytes;
+use replcore::{Apply, Base, MalformedRecord, PersistIndex, PersistRecord, Recovered, Recovery, Standing};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use types::{Entry, EntryId, Generation, NodeId, PageQuery, PartitionId, Record, RecordKey, RecordKind, Seq, Term, View};
+use types::{
+    Entry, EntryId, Generation, NodeId, PageQuery, PartitionId, Record, RecordKey, RecordKind, Seq, Term, View,
+};
 
 /// What a list of one partition's records says. Entries stay here also when they are trimmed.
 #[derive(Clone, Debug, Default)]

@@ -1,8 +1,8 @@
 //! Everything that can happen in a world, and what its parts say to each other.
 
 use crate::faults::Fault;
-use bytes::Bytes;
 use crate::readers::Subscription;
+use bytes::Bytes;
 use replcore::{Answer, Apply, Fed, Message, NotFed, SnapshotId, Token};
 use std::sync::Arc;
 use types::{
@@ -81,25 +81,58 @@ pub(crate) enum Process {
 /// What a node's process works through, in order, when it runs.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
-    Peer { from: NodeId, partition: PartitionId, message: Message },
-    Persisted { partition: PartitionId, through: replcore::PersistIndex },
-    Applied { partition: PartitionId, generation: Generation, through: types::EntryId },
-    Installed { partition: PartitionId, generation: Generation, number: u64 },
-    StateRead { partition: PartitionId, to: NodeId, snapshot: SnapshotId, records: Vec<(RecordKey, Record)> },
+    Peer {
+        from: NodeId,
+        partition: PartitionId,
+        message: Message,
+    },
+    Persisted {
+        partition: PartitionId,
+        through: replcore::PersistIndex,
+    },
+    Applied {
+        partition: PartitionId,
+        generation: Generation,
+        through: types::EntryId,
+    },
+    Installed {
+        partition: PartitionId,
+        generation: Generation,
+        number: u64,
+    },
+    StateRead {
+        partition: PartitionId,
+        to: NodeId,
+        snapshot: SnapshotId,
+        records: Vec<(RecordKey, Record)>,
+    },
     View(Arc<View>),
     Group(FromGroup),
     Request(Request),
-    Expire { partition: PartitionId, token: Token },
+    Expire {
+        partition: PartitionId,
+        token: Token,
+    },
     Tick,
     Forget,
     Saved,
     PeerUp(NodeId),
     PeerDown(NodeId),
     Damaged(PartitionId),
-    Scanned { partition: PartitionId, token: Token, applied: Seq, records: Vec<(Bytes, Record)>, ended: bool },
+    Scanned {
+        partition: PartitionId,
+        token: Token,
+        applied: Seq,
+        records: Vec<(Bytes, Record)>,
+        ended: bool,
+    },
     Subscribe(Subscription),
     /// A key's time is over, if it still has this version.
-    KeyExpired { partition: PartitionId, key: Bytes, version: Seq },
+    KeyExpired {
+        partition: PartitionId,
+        key: Bytes,
+        version: Seq,
+    },
 }
 
 /// What the state's thread is asked to do.

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use replcore::{Answer, Fed, NotFed};
 use std::sync::Arc;
 use types::{
-    Condition, Mutation, MutationKind, NodeId, PageQuery, PartitionCount, PartitionId, RecordKind, RequestId, Seq, Stamp,
-    View,
+    Condition, Mutation, MutationKind, NodeId, PageQuery, PartitionCount, PartitionId, RecordKind, RequestId, Seq,
+    Stamp, View,
 };
 
 /// How long an answer is waited for, and a word of a watched partition.
@@ -200,8 +200,7 @@ impl Reader {
     fn look(&mut self, ctx: &mut Context) {
         let Kind::Watcher(watched) = &mut self.kind else { return };
         let partitions = watched.len();
-        let silent: Vec<usize> =
-            (0..partitions).filter(|place| !std::mem::take(&mut watched[*place].alive)).collect();
+        let silent: Vec<usize> = (0..partitions).filter(|place| !std::mem::take(&mut watched[*place].alive)).collect();
         for place in silent {
             let Kind::Watcher(watched) = &self.kind else { return };
             if watched[place].cursor.is_some() {

@@ -22,10 +22,7 @@ const LIMIT_MAX: usize = 4_096;
 /// Partitions asked at a time.
 const UNDER_WAY_MAX: usize = 64;
 
-pub(crate) async fn keys(
-    State(gateway): Gate_,
-    Query(query): Query<HashMap<String, String>>,
-) -> Response {
+pub(crate) async fn keys(State(gateway): Gate_, Query(query): Query<HashMap<String, String>>) -> Response {
     let limit = query.get("limit").map_or(Ok(LIMIT_DEFAULT), |limit| limit.parse::<usize>());
     let Some(limit) = limit.ok().filter(|limit| (1..=LIMIT_MAX).contains(limit)) else {
         return bad_request("GET", &format!("limit is not a number from 1 to {LIMIT_MAX}"));

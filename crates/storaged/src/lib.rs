@@ -12,6 +12,8 @@
 //!                                └──► keeper (trims the log)
 //! ```
 //!
+//! Beside that: `scanner` reads the engine for clients' scans, `watch` tells those who watch what was committed.
+//!
 //! # A request's way
 //!
 //! `kv` decodes a client's batch, sorts it by partition and hands each [`shard`] its part. The shard, a single task that

@@ -121,7 +121,14 @@ impl Running {
         helpers.spawn(control.run(heard, rewrite_queue));
         helpers.spawn(keeper.run());
         gate.open(Arc::new(node));
-        Ok(Running { shards, workers, helpers, threads: [applier_thread, filler_thread, scanner_thread], journal, engine })
+        Ok(Running {
+            shards,
+            workers,
+            helpers,
+            threads: [applier_thread, filler_thread, scanner_thread],
+            journal,
+            engine,
+        })
     }
 
     /// Resolves when a part has ended that should not have.

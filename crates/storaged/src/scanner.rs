@@ -67,10 +67,7 @@ impl Scanner {
     }
 }
 
-fn work(
-    engine: &dyn Engine,
-    queue: &mpsc::Receiver<(Scan, UnboundedSender<Completion>)>,
-) -> Result<(), EngineError> {
+fn work(engine: &dyn Engine, queue: &mpsc::Receiver<(Scan, UnboundedSender<Completion>)>) -> Result<(), EngineError> {
     while let Ok((scan, done)) = queue.recv() {
         let Scan { keyspace, token, query } = scan;
         let partition = keyspace.partition;

@@ -10,6 +10,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use types::{NodeId, PartitionId, Seq, View};
 use wire::v1;
 
@@ -54,7 +55,8 @@ pub(super) struct Follower {
     beginning: FuturesUnordered<BoxFuture<'static, (PartitionId, Result<Begun, Error>)>>,
     /// Partitions that have not begun for the first time.
     missing: usize,
-    pause: Duration,
+    /// Partitions that have begun and are not followed, and when to ask for them.
+    unserved: BTreeMap<PartitionId, Instant>,
 }
 
 /// One watched partition.
@@ -65,6 +67,8 @@ struct Partition {
     windows: Windows,
     subscription: Option<Subscription>,
     begun_before: bool,
+    /// The last pause, if it was refused since it was last told something.
+    pause: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,13 +79,7 @@ struct Subscription {
 }
 
 impl Follower {
-    pub(super) fn new(
-        client: Client,
-        what: WatchWhat,
-        from: WatchFrom,
-        watched: &[PartitionId],
-        out: Out,
-    ) -> Follower {
+    pub(super) fn new(client: Client, what: WatchWhat, from: WatchFrom, watched: &[PartitionId], out: Out) -> Follower {
         let (hear, heard) = mpsc::channel(HEARD_LENGTH);
         let current = from == WatchFrom::Current;
         let after = if let WatchFrom::After(cursor) = from { cursor.positions } else { BTreeMap::new() };
@@ -90,6 +88,8 @@ impl Follower {
             (*id, Partition { cursor, begun_before: cursor.is_some(), ..Partition::default() })
         };
         let partitions: BTreeMap<_, _> = watched.iter().map(partition).collect();
+        // A cursor may name more than is watched.
+        let after: BTreeMap<_, _> = after.into_iter().filter(|(id, _)| partitions.contains_key(id)).collect();
         let to_begin: VecDeque<_> = watched.iter().copied().filter(|id| !after.contains_key(id)).collect();
         let missing = to_begin.len();
         Follower {
@@ -105,7 +105,7 @@ impl Follower {
             to_begin,
             beginning: FuturesUnordered::new(),
             missing,
-            pause: PAUSE_MIN,
+            unserved: after.into_keys().map(|id| (id, Instant::now())).collect(),
         }
     }
 
@@ -123,7 +123,7 @@ impl Follower {
             self.begin();
             let view = self.client.view();
             self.subscribe(&view);
-            let unserved = self.partitions.values().any(|p| p.cursor.is_some() && p.subscription.is_none());
+            let again = self.unserved.values().min().copied();
             let views = self.client.views().clone();
             tokio::select! {
                 Some((id, begun)) = self.beginning.next() => self.begun(id, begun).await?,
@@ -134,7 +134,7 @@ impl Follower {
                     None => return Ok(()),
                 },
                 () = views.newer_than(view.epoch) => self.follow_view(),
-                () = tokio::time::sleep(self.pause), if unserved => self.pause = (self.pause * 2).min(PAUSE_MAX),
+                () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
                 () = self.out.closed() => return Err(Unwanted),
             }
         }
@@ -178,6 +178,7 @@ impl Follower {
         let Some(partition) = self.partitions.get_mut(&id) else { return Ok(()) };
         let through = windows.is_empty().then_some(after);
         (partition.cursor, partition.windows) = (Some(after), windows);
+        self.unserved.insert(id, Instant::now());
         let first = !std::mem::replace(&mut partition.begun_before, true);
         self.tell(Ok(Told { partition: id, events: Vec::new(), through })).await?;
         if first {
@@ -191,15 +192,20 @@ impl Follower {
 
     // ------------------------------------------------------------------------------------------------ subscriptions
 
-    /// Asks the primary of each partition that has begun and is not followed.
+    /// Asks the primary of each partition that has begun and is not followed, once its pause is over.
     fn subscribe(&mut self, view: &View) {
+        let now = Instant::now();
         let mut by_node: BTreeMap<NodeId, Vec<v1::Subscription>> = BTreeMap::new();
-        for (id, partition) in &mut self.partitions {
-            let (Some(after), None) = (partition.cursor, partition.subscription) else { continue };
-            let Some(node) = view.configuration(*id).and_then(|configuration| configuration.primary()) else { continue };
-            if !view.nodes.contains_key(&node) {
+        let due: Vec<PartitionId> = self.unserved.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        for id in &due {
+            let Some(partition) = self.partitions.get_mut(id) else { continue };
+            let Some(after) = partition.cursor else { continue };
+            let primary = view.configuration(*id).and_then(|configuration| configuration.primary());
+            let Some(node) = primary.filter(|node| view.nodes.contains_key(node)) else {
+                self.unserved.insert(*id, now + PAUSE_MAX);
                 continue;
-            }
+            };
+            self.unserved.remove(id);
             self.numbers += 1;
             let number = self.numbers;
             // The stream is known below.
@@ -235,22 +241,34 @@ impl Follower {
         stream
     }
 
-    /// Partitions with another primary are followed there.
+    /// It is not followed any more: it is asked for again, after a pause that grows while nothing is heard of it.
+    fn refused(partition: &mut Partition) -> Instant {
+        partition.subscription = None;
+        partition.pause = (partition.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        Instant::now() + partition.pause
+    }
+
+    /// Partitions with another primary are followed there, and those that were refused are asked for at once.
     fn follow_view(&mut self) {
         let view = self.client.view();
+        let now = Instant::now();
+        self.unserved.values_mut().for_each(|at| *at = now);
         for (id, partition) in &mut self.partitions {
             let primary = view.configuration(*id).and_then(|configuration| configuration.primary());
-            partition.subscription.take_if(|subscription| Some(subscription.node) != primary);
+            if partition.subscription.take_if(|subscription| Some(subscription.node) != primary).is_some() {
+                self.unserved.insert(*id, now);
+            }
         }
         self.nodes.retain(|node, _| view.nodes.contains_key(node));
-        self.pause = PAUSE_MIN;
     }
 
     fn ended(&mut self, stream: u64, why: &str) {
         tracing::debug!(stream, why, "a watch's stream ended");
         self.nodes.retain(|_, watch| watch.stream != stream);
-        for partition in self.partitions.values_mut() {
-            partition.subscription.take_if(|subscription| subscription.stream == stream);
+        for (id, partition) in &mut self.partitions {
+            if partition.subscription.is_some_and(|subscription| subscription.stream == stream) {
+                self.unserved.insert(*id, Follower::refused(partition));
+            }
         }
         self.client.views().ask_for_newer();
     }
@@ -276,7 +294,7 @@ impl Follower {
         if part.after != cursor.0 || part.through < part.after {
             // A node that skips or repeats something: begin anew after what is known.
             tracing::warn!(partition = %id, %cursor, after = part.after, "a node does not go on where it was");
-            partition.subscription = None;
+            self.unserved.insert(id, Follower::refused(partition));
             return Ok(());
         }
         let through = Seq(part.through);
@@ -290,14 +308,12 @@ impl Follower {
         let events: Vec<WatchEvent> = news.map(changed).collect();
         partition.cursor = Some(through);
         partition.windows.passed(through);
-        self.pause = PAUSE_MIN;
         let told = partition.windows.is_empty().then_some(through);
         match part.end {
-            None => {}
+            None => partition.pause = Duration::ZERO,
             Some(End::Error(error)) => {
                 tracing::debug!(partition = %id, message = error.message, "a partition is not watched any more");
-                partition.subscription = None;
-                self.pause = PAUSE_MIN * 4;
+                self.unserved.insert(id, Follower::refused(partition));
                 self.client.views().ask_for_newer();
             }
             Some(End::Compacted(oldest)) => return self.compacted(id, cursor, Seq(oldest)).await,

@@ -44,12 +44,7 @@ pub(super) struct NodeWatch {
 
 impl NodeWatch {
     /// Connects to `address`, and begins with `first`.
-    pub(super) fn open(
-        stream: u64,
-        address: String,
-        first: v1::WatchRequest,
-        heard: mpsc::Sender<Heard>,
-    ) -> NodeWatch {
+    pub(super) fn open(stream: u64, address: String, first: v1::WatchRequest, heard: mpsc::Sender<Heard>) -> NodeWatch {
         let (requests, queue) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
             let why = match drive(stream, &address, first, queue, &heard).await {

@@ -17,11 +17,11 @@ mod truncation;
 pub(crate) use rest::{Standstill, nodes as nodes_at_rest};
 
 use crate::disk::{Disk, Folds};
+use crate::queue::Micros;
+use replcore::Fed;
 use replcore::{Apply, Message, PersistRecord, Replica};
 use std::collections::BTreeMap;
 use std::fmt;
-use crate::queue::Micros;
-use replcore::Fed;
 use types::{EntryId, NodeId, Page, PageQuery, PartitionId, Seq, Term, View};
 
 /// Which rule of the world was broken, and how.

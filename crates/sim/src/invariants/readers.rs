@@ -17,19 +17,14 @@ fn users(entry: &Entry) -> Vec<Changed> {
 }
 
 /// A page is the state at its instant, and that is no earlier than what was acknowledged when it was asked for.
-pub(super) fn scanned(
-    chosen: &Chosen,
-    partition: PartitionId,
-    query: &PageQuery,
-    page: &Page,
-    floor: Seq,
-) -> Verdict {
+pub(super) fn scanned(chosen: &Chosen, partition: PartitionId, query: &PageQuery, page: &Page, floor: Seq) -> Verdict {
     if page.at < floor {
         return Err(format!("a page is as of {}, but {floor} was acknowledged before it was asked for", page.at));
     }
     let mut state: BTreeMap<Bytes, (Seq, Bytes)> = BTreeMap::new();
     for seq in 1..=page.at.0 {
-        let entry = chosen.get(partition, Seq(seq)).ok_or_else(|| format!("a page is as of {}, not committed", page.at))?;
+        let entry =
+            chosen.get(partition, Seq(seq)).ok_or_else(|| format!("a page is as of {}, not committed", page.at))?;
         for Changed { seq, key, value } in users(entry) {
             match value {
                 Some(value) => drop(state.insert(key, (seq, value))),
@@ -53,7 +48,8 @@ pub(super) fn scanned(
 pub(super) fn fed(chosen: &Chosen, partition: PartitionId, after: Seq, fed: &Fed) -> Verdict {
     let mut expected = Vec::new();
     for seq in after.0 + 1..=fed.through.0 {
-        let entry = chosen.get(partition, Seq(seq)).ok_or_else(|| format!("a watcher is shown s{seq}, not committed"))?;
+        let entry =
+            chosen.get(partition, Seq(seq)).ok_or_else(|| format!("a watcher is shown s{seq}, not committed"))?;
         expected.extend(users(entry));
     }
     if expected != fed.changes {

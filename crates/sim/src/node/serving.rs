@@ -57,13 +57,7 @@ impl Node {
     }
 
     /// Whether the timer is still meant; if so, it is due again until it is over.
-    pub(super) fn key_expired(
-        &mut self,
-        ctx: &mut Context,
-        partition: PartitionId,
-        key: &Bytes,
-        version: Seq,
-    ) -> bool {
+    pub(super) fn key_expired(&mut self, ctx: &mut Context, partition: PartitionId, key: &Bytes, version: Seq) -> bool {
         let Some(process) = &mut self.process else { return false };
         let meant = process.timers.get(&(partition, key.clone())) == Some(&version);
         if meant {

@@ -2,9 +2,9 @@
 
 use crate::clock::Moment;
 use crate::kv::connection::Connection;
-use bytes::Bytes;
 use crate::watch::feeds::Wanted;
 use crate::watch::watcher::Watcher;
+use bytes::Bytes;
 use engine::Keyspace;
 use replcore::{Message, PersistIndex, SnapshotId, Token};
 use std::sync::Arc;

@@ -155,9 +155,8 @@ impl Watcher {
 }
 
 fn part_bytes(part: &v1::WatchPart) -> usize {
-    let change = |change: &v1::WatchedChange| {
-        OVERHEAD_BYTES + change.key.len() + change.value.as_ref().map_or(0, Bytes::len)
-    };
+    let change =
+        |change: &v1::WatchedChange| OVERHEAD_BYTES + change.key.len() + change.value.as_ref().map_or(0, Bytes::len);
     OVERHEAD_BYTES + part.changes.iter().map(change).sum::<usize>()
 }
 

@@ -19,10 +19,27 @@ struct Memory {
 
 /// What the state has to do, in the order in which it was asked to.
 pub(super) enum Job {
-    Read { to: NodeId, snapshot: SnapshotId, generation: Generation, after: Option<RecordKey>, bytes_max: usize },
-    Install { generation: Generation, number: u64, records: Vec<(RecordKey, Record)>, start: Option<EntryId> },
-    Delete { generation: Generation },
-    Scan { token: Token, generation: Generation, query: PageQuery },
+    Read {
+        to: NodeId,
+        snapshot: SnapshotId,
+        generation: Generation,
+        after: Option<RecordKey>,
+        bytes_max: usize,
+    },
+    Install {
+        generation: Generation,
+        number: u64,
+        records: Vec<(RecordKey, Record)>,
+        start: Option<EntryId>,
+    },
+    Delete {
+        generation: Generation,
+    },
+    Scan {
+        token: Token,
+        generation: Generation,
+        query: PageQuery,
+    },
     /// What was read before.
     HandOver(Option<Event>),
 }
