@@ -341,11 +341,11 @@ async fn expire(playground: &Playground) -> Result<()> {
     let ttl = Duration::from_millis(1_500);
     let keys: Vec<String> = (0..60).map(|number| format!("t-{number}")).collect();
     let mut acknowledged = BTreeMap::new();
-    client.put_expiring("t-stays", "x", Duration::from_millis(300), Condition::None).await?;
+    client.put_expiring("t-stays", "x", Duration::from_millis(300), Condition::None, None).await?;
     client.put("t-stays", "y", Condition::None).await?;
     for key in &keys {
         let sent = Instant::now();
-        client.put_expiring(key.clone(), "value", ttl, Condition::None).await?;
+        client.put_expiring(key.clone(), "value", ttl, Condition::None, None).await?;
         acknowledged.insert(Bytes::from(key.clone()), sent);
     }
     let primary = playground.of(Role::Storaged)?.remove(0);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use types::{Epoch, ErrorCode, NodeId, Page, PartitionId, Seq, Stamp, Term};
+use types::{Epoch, ErrorCode, FencingToken, NodeId, Page, PartitionId, Seq, Stamp, Term};
 use wire::convert::Operation;
 use wire::v1;
 
@@ -33,6 +33,8 @@ pub(crate) enum Answer {
     Page(Page),
     NotFound,
     ConditionFailed(Option<Seq>),
+    /// A newer token than the request's was used.
+    Fenced(FencingToken),
 }
 
 /// A request under way.
@@ -178,6 +180,9 @@ impl<'a> Attempts<'a> {
                 let version = failed.present.then_some(Seq(failed.version));
                 self.nothing_changed(Answer::ConditionFailed(version), "the condition was false")
             }
+            // Settles whatever came before: an attempt that took effect would have been remembered, and be told again
+            // (P28); one that is still on its way meets the same token.
+            (Some(Wire::Fenced(fenced)), true) => Ok(Next::Settled(Answer::Fenced(FencingToken(fenced.newest)))),
             (Some(Wire::Error(error)), _) => {
                 let hint = NodeId(response.primary_hint);
                 self.refused(ErrorCode::from_number(error.code), error.message, hint, response.server_time_ms)

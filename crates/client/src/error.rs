@@ -1,6 +1,6 @@
 //! Why something was not done, or is not known to be done.
 
-use types::{ErrorCode, PartitionId, Seq};
+use types::{ErrorCode, FencingToken, PartitionId, Seq};
 
 /// What a caller hears when there is no answer to give. Each reads as one line.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -66,6 +66,26 @@ pub enum Error {
         after: Seq,
         /// The oldest change that is kept.
         oldest: Seq,
+    },
+    /// The write came with a fencing token that is not the newest any more: it was not done, and never will be.
+    #[error("denied: the lock was granted again since, with token {}; this one is {}", newest.0, token.0)]
+    Fenced {
+        /// What the write came with.
+        token: FencingToken,
+        /// What the partition has seen.
+        newest: FencingToken,
+    },
+    /// Somebody else holds the lock.
+    #[error("{holder} holds it")]
+    Held {
+        /// Who.
+        holder: String,
+    },
+    /// A lease has ended, or can't be counted on any more.
+    #[error("{message}")]
+    LeaseGone {
+        /// Which, and what follows.
+        message: String,
     },
     /// The list of viewleaders or another option can't be used.
     #[error("{0}")]

@@ -21,6 +21,7 @@
 mod attempts;
 mod client;
 mod clock;
+mod coordination;
 mod endpoint;
 mod error;
 mod leaders;
@@ -36,6 +37,7 @@ mod views;
 mod watch;
 
 pub use client::{Client, Options};
+pub use coordination::{Claimed, Coordination, Lease, LeaseStatus, LockGuard, LockStatus, Observed};
 pub use error::{Error, Unanswered, UnansweredCause};
 pub use leaders::Leaders;
 pub use node_streams::{NodeStreams, Sent};

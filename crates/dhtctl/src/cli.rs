@@ -3,8 +3,11 @@
 use crate::bench::BenchFlags;
 use crate::cluster::{PartitionsFlags, RouteFlags};
 use crate::completion::CompletionFlags;
+use crate::hold::{ElectFlags, LockFlags};
 use crate::keys::{DelrFlags, GetrFlags, SetrFlags};
 use crate::leaders::LeadersFlags;
+use crate::lease::LeaseAction;
+use crate::locks::{LockGetFlags, LockReleaseFlags, ObserveFlags};
 use crate::node::NodeAction;
 use crate::output::Format;
 use crate::playground::PlaygroundFlags;
@@ -106,6 +109,21 @@ pub(crate) enum Command {
     Rebalance(RebalanceAction),
     /// Let partitions that lost their majority go on with what is left of them.
     Recover(RecoverFlags),
+    /// Take a lock for a client, which holds it until it is released.
+    LockGet(LockGetFlags),
+    /// Give a lock back.
+    LockRelease(LockReleaseFlags),
+    /// Print who holds which lock.
+    Locks(ClusterFlags),
+    /// Run a command while holding a lock; it is ended where the lock is lost.
+    Lock(LockFlags),
+    /// Be a candidate, and stay elected, or run a command meanwhile.
+    Elect(ElectFlags),
+    /// Print who holds a lock or is elected, now and whenever that changes.
+    Observe(ObserveFlags),
+    /// Grant, keep alive, end and list leases.
+    #[command(subcommand)]
+    Lease(LeaseAction),
     /// Print who replicates each partition.
     Partitions(PartitionsFlags),
     /// Print where a key lives.

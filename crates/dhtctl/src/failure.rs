@@ -15,6 +15,9 @@ pub(crate) fn exit_of(error: &Error) -> Exit {
         Error::Invalid(_) | Error::Usage(_) => Exit::Usage,
         Error::Unknown { .. } => Exit::Unknown,
         Error::NotDone { code: ErrorCode::Refused, .. } => Exit::Denied,
+        Error::Fenced { .. } => Exit::Denied,
+        Error::Held { .. } => Exit::NotFound,
+        Error::LeaseGone { .. } => Exit::NotFound,
         Error::NotDone { code: ErrorCode::Internal, .. } => Exit::Bug,
         Error::NoViewleader { .. }
         | Error::NotAViewleader { .. }
@@ -36,6 +39,9 @@ pub(crate) fn kind_of(error: &Error) -> &'static str {
         }
         Error::NotBootstrapped { .. } => "not_bootstrapped",
         Error::Compacted { .. } => "compacted",
+        Error::Fenced { .. } => "fenced",
+        Error::Held { .. } => "held",
+        Error::LeaseGone { .. } => "lease_gone",
         Error::NotDone { code, .. } => match code {
             ErrorCode::Unknown => "unknown",
             ErrorCode::NotPrimary => "not_primary",

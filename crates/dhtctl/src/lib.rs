@@ -10,8 +10,11 @@ mod cli;
 mod cluster;
 mod completion;
 mod failure;
+mod hold;
 mod keys;
 mod leaders;
+mod lease;
+mod locks;
 mod node;
 mod operator;
 mod output;
@@ -55,6 +58,13 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
         Command::Cluster(action) => settings::run(&globals, action).await,
         Command::Rebalance(action) => rebalance::run(&globals, action).await,
         Command::Recover(flags) => recover::run(&globals, &flags).await,
+        Command::LockGet(flags) => locks::lock_get(&globals, flags).await,
+        Command::LockRelease(flags) => locks::lock_release(&globals, flags).await,
+        Command::Locks(flags) => locks::locks(&globals, &flags).await,
+        Command::Lock(flags) => hold::lock(&globals, flags).await,
+        Command::Elect(flags) => hold::elect(&globals, flags).await,
+        Command::Observe(flags) => locks::observe(&globals, &flags).await,
+        Command::Lease(action) => lease::run(&globals, action).await,
         Command::Partitions(flags) => cluster::partitions(&globals, &flags).await,
         Command::Route(route) => cluster::route(&globals, &route).await,
         Command::Bench(flags) => bench::run(&globals, flags).await,

@@ -5,8 +5,8 @@ use crate::persist::PersistRecord;
 use bytes::Bytes;
 use std::sync::Arc;
 use types::{
-    Configuration, EntryId, Epoch, ErrorCode, Expiry, Generation, Mutation, NodeId, Page, PageQuery, Record, RecordKey,
-    RequestId, Seq, Stamp, Term, WriteOutcome,
+    Configuration, EntryId, Epoch, ErrorCode, Expiry, FencingToken, Generation, Mutation, NodeId, Page, PageQuery, Record,
+    RecordKey, RequestId, Seq, Stamp, Term, WriteOutcome,
 };
 
 /// Names a client's request between the driver and a replica; unique among those that are open.
@@ -294,6 +294,11 @@ pub enum Answer {
     ConditionFailed {
         /// The key's version, if it has a value.
         version: Option<Seq>,
+    },
+    /// The write came with an older token than this, which the partition has seen; nothing was done, nor will be.
+    Fenced {
+        /// The newest one.
+        newest: FencingToken,
     },
     /// Not done, or unknown: the code tells.
     Error(ErrorCode),

@@ -101,10 +101,9 @@ impl Replica {
         }
         let Role::Primary(primary) = &mut self.role else { return };
         if !changes.is_empty() {
-            let term = primary.term();
             let seq = self.log.last().seq.next();
             primary.expiring.appended.push_back((seq, News::Over(over)));
-            self.append_own(term, &Batch { changes, ..Batch::default() });
+            self.append_batch(&Batch { changes, ..Batch::default() });
         }
     }
 

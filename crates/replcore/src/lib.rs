@@ -46,6 +46,7 @@ pub mod persist;
 
 mod disk;
 mod expiring;
+mod fences;
 mod follower;
 mod installing;
 mod log;

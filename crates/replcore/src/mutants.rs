@@ -116,6 +116,10 @@ mutants! {
     P28Retry,
     /// A request whose time is forgotten is carried out.
     P28Stamp,
+    /// A write with an older token than the newest is carried out.
+    FenceOlder,
+    /// Tokens are judged against what is committed, not against everything appended.
+    FenceAppended,
     /// A deposed primary calls what it had sent *not done*.
     P29,
 }

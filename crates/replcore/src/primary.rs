@@ -2,6 +2,7 @@
 
 use crate::event::{Answer, Effect, Proposal, State, Token};
 use crate::expiring::Expiring;
+use crate::fences::Judged;
 use crate::message::Body;
 use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
@@ -328,16 +329,31 @@ impl Replica {
         }
         // P12: judged against everything appended, in append order.
         let mutation = &proposal.mutation;
+        let fence = match &mutation.fence {
+            None => None,
+            Some(fence) => match self.judge_fence(fence, state, effects) {
+                None => return Self::reply(token, self.refusal(), effects),
+                Some(Judged::Older { answer, seen }) => return self.answer_as_read(token, answer, seen),
+                Some(Judged::Same) => None,
+                Some(Judged::Newer(change)) => Some(change),
+            },
+        };
         let key = user(&mutation.key);
         let found = if on(Mutant::P12Judged) {
             self.committed_record(&key, state, effects).map(|record| (record, Seq(0)))
         } else {
             self.newest(&key, state, effects)
         };
-        let Some((current, seen)) = found else {
+        let Some((current, mut seen)) = found else {
             return Self::reply(token, self.refusal(), effects);
         };
-        if !holds(&mutation.condition, current.as_ref()) {
+        let happens = holds(&mutation.condition, current.as_ref());
+        let does_nothing = !happens || (mutation.kind == MutationKind::Delete && current.is_none());
+        if let Some(change) = fence.clone().filter(|_| does_nothing) {
+            seen = self.log.last().seq.next();
+            self.append_batch(&Batch { changes: vec![change], ..Batch::default() });
+        }
+        if !happens {
             let answer = Answer::ConditionFailed { version: current.map(|record| record.seq) };
             return self.answer_as_read(token, answer, seen);
         }
@@ -351,7 +367,7 @@ impl Replica {
         let mut changes = vec![Change { key, value }];
         changes.extend(self.begin_expiry(mutation, outcome.version));
         let batch = Batch {
-            changes,
+            changes: fence.into_iter().chain(changes).collect(),
             request: Some(Remembered { id: proposal.id, stamp: proposal.stamp, outcome }),
             forgotten_before: due.then_some(proposal.forget_before),
         };
@@ -369,7 +385,15 @@ impl Replica {
         }
     }
 
-    pub(crate) fn append_own(&mut self, term: Term, batch: &Batch) {
+    /// An entry that carries out no request.
+    pub(crate) fn append_batch(&mut self, batch: &Batch) {
+        if let Role::Primary(primary) = &self.role {
+            let term = primary.term;
+            self.append_own(term, batch);
+        }
+    }
+
+    fn append_own(&mut self, term: Term, batch: &Batch) {
         let payload = batch.encode();
         // The state's keys and values share the entry's memory, as they do at the followers.
         let batch = Batch::decode(&payload).expect("what was just encoded decodes");

@@ -390,6 +390,16 @@ impl Replica {
         self.requests.oldest()
     }
 
+    /// The newest of the requests remembered, by the log's order.
+    pub fn newest_request(&self) -> Option<types::Stamp> {
+        self.requests.newest()
+    }
+
+    /// P28: a new request with an older stamp is refused.
+    pub fn refused_before(&self) -> types::Stamp {
+        self.requests.refused_before()
+    }
+
     /// Everything kept on disk but the log and the state.
     pub fn base(&self) -> Base {
         Base {

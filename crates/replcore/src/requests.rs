@@ -111,6 +111,11 @@ impl Requests {
         self.order.front().map(|(_, request)| request.stamp)
     }
 
+    /// The stamp of the last that is remembered.
+    pub(crate) fn newest(&self) -> Option<Stamp> {
+        self.order.back().map(|(_, request)| request.stamp)
+    }
+
     /// How many are remembered.
     pub(crate) fn len(&self) -> usize {
         self.order.len()

@@ -11,10 +11,14 @@ use bytes::Bytes;
 use replcore::Answer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use types::{Condition, ErrorCode, Mutation, MutationKind, NodeId, Record, RequestId, Stamp, View};
+use types::{
+    Condition, ErrorCode, Fence, FencingToken, Mutation, MutationKind, NodeId, Record, RequestId, Stamp, View,
+};
 
 /// How long an operation is retried.
 const OPERATION: Micros = 1_500 * MS;
+/// How often the lock is granted anew.
+const GRANT: Micros = 50 * MS;
 
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -37,6 +41,7 @@ struct Open {
     key: Bytes,
     action: Action,
     stamp: Stamp,
+    fence: Option<Fence>,
     called_at: Micros,
     attempts: Vec<Attempt>,
     /// Of the final reads: they are tried for ever.
@@ -138,7 +143,11 @@ impl Client {
         ctx.counts.operations += 1;
         let stamp = Stamp((BEGINNING_MS + ctx.now / MS).saturating_add_signed(self.skew_ms));
         let (number, called_at) = (self.operations, ctx.now);
-        self.open = Some(Open { number, key, action, stamp, called_at, attempts: Vec::new(), must });
+        let fence = self.choose_fence(ctx, &action);
+        if let Some(fence) = &fence {
+            ctx.watch.fenced(self.request(number), fence);
+        }
+        self.open = Some(Open { number, key, action, stamp, fence, called_at, attempts: Vec::new(), must });
         self.attempt(ctx);
     }
 
@@ -160,6 +169,20 @@ impl Client {
         Action::Mutate { kind, condition }
     }
 
+    /// Some writes are those of a lock's holder, or of who was one: tokens rise with the time, and some are old.
+    fn choose_fence(&self, ctx: &mut Context, action: &Action) -> Option<Fence> {
+        if *action == Action::Get || !ctx.random.chance(250) {
+            return None;
+        }
+        let age = if ctx.random.chance(300) { ctx.random.below(4) } else { 0 };
+        let token = FencingToken((1 + ctx.now / GRANT).saturating_sub(age).max(1));
+        Some(Fence { name: Bytes::from_static(b"lock"), token })
+    }
+
+    fn request(&self, number: u64) -> RequestId {
+        RequestId { client: self.number as u64 + 1, counter: number }
+    }
+
     fn attempt(&mut self, ctx: &mut Context) {
         let Some(open) = &mut self.open else { return };
         let attempt = open.attempts.len() as u32;
@@ -170,7 +193,12 @@ impl Client {
             Action::Mutate { kind, condition } => Ask::Mutate {
                 id: RequestId { client: self.number as u64 + 1, counter: number },
                 stamp: open.stamp,
-                mutation: Mutation { key: open.key.clone(), kind: kind.clone(), condition: condition.clone() },
+                mutation: Mutation {
+                    key: open.key.clone(),
+                    kind: kind.clone(),
+                    condition: condition.clone(),
+                    fence: open.fence.clone(),
+                },
             },
         };
         let partition = types::PartitionCount::new(ctx.plan.partitions)
@@ -221,6 +249,7 @@ impl Client {
             Answer::ConditionFailed { version } => Heard::ConditionFailed(version),
             // Only readers ask for pages.
             Answer::Page(_) => return,
+            Answer::Fenced { .. } => return self.hear_fenced(ctx),
             Answer::Error(code) => return self.hear_error(ctx, attempt, code),
         };
         // P29: an attempt that nobody answered may still be on its way, and find the condition true. One that is unknown
@@ -233,6 +262,13 @@ impl Client {
         let did_nothing = matches!(heard, Heard::NotFound | Heard::ConditionFailed(_));
         let heard = if did_nothing && open.action != Action::Get && others_open { Heard::Unknown } else { heard };
         self.remember(ctx, heard);
+        ctx.counts.answered += 1;
+        self.think(ctx);
+    }
+
+    /// Not done, and never will be, whatever became of other attempts: it leaves no mark.
+    fn hear_fenced(&mut self, ctx: &mut Context) {
+        self.open = None;
         ctx.counts.answered += 1;
         self.think(ctx);
     }

@@ -14,7 +14,6 @@
 //! Left out: the write-ahead log's and the engine's own files (they have tests of their own), Raft inside the
 //! viewleader group, and changes of a partition's members, which the core does not have yet.
 
-pub mod checker;
 mod client;
 mod context;
 mod disk;
@@ -26,11 +25,14 @@ mod network;
 mod node;
 mod plan;
 mod queue;
-pub mod random;
 mod readers;
 mod trace;
 mod world;
 
+/// The only source of chance.
+pub use check::random;
+/// What "correct" means to clients.
+pub use check::register as checker;
 pub use context::Counts;
 pub use invariants::Violation;
 pub use plan::Scenario;

@@ -151,7 +151,7 @@ impl Reader {
         let partition = count.partition_of(&key);
         let id = RequestId { client: self.client(ctx) as u64 + 1, counter: self.counter + 1 };
         let stamp = Stamp(BEGINNING_MS + ctx.now / MS);
-        let mutation = Mutation { key, kind, condition: Condition::None };
+        let mutation = Mutation { key, kind, condition: Condition::None, fence: None };
         self.ask(ctx, partition, Ask::Mutate { id, stamp, mutation });
     }
 

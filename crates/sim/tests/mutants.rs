@@ -49,6 +49,8 @@ const NOTICED: &[(Mutant, Option<Scenario>)] = &[
     (Mutant::P23Early, Some(Scenario::Crashes)),
     (Mutant::P28Retry, None),
     (Mutant::P28Stamp, None),
+    (Mutant::FenceOlder, None),
+    (Mutant::FenceAppended, None),
     (Mutant::P29, Some(Scenario::Crashes)),
 ];
 

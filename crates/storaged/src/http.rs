@@ -16,6 +16,8 @@ use engine::Engine;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
 use types::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use types::{ErrorCode, NodeId, PartitionId};
 use wire::v1;
@@ -24,6 +26,12 @@ use wire::v1::response::Result as Outcome;
 
 /// JSON may write one byte as six.
 const BODY_BYTES_MAX: usize = 6 * VALUE_BYTES_MAX + 1024;
+
+/// How long a request is tried again while its partition changes hands: a takeover ends well within it.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
+/// The pause between two attempts, growing to the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 pub(crate) struct Gateway {
     pub(crate) gate: Arc<Gate>,
@@ -62,6 +70,7 @@ async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) ->
             None => return bad_request("PUT", "ttl_ms is not a number of milliseconds"),
         },
     };
+    let Ok(fence) = fence(body.remove("fence")) else { return bad_request("PUT", "Fence is not NAME:TOKEN") };
     let value = match body.remove("value") {
         None | Some(Value::Null) => return bad_request("PUT", "Value is missing"),
         Some(Value::String(text)) => Bytes::from(text),
@@ -70,7 +79,8 @@ async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) ->
     if key.len() > KEY_BYTES_MAX {
         return bad_request("PUT", "Key is too long");
     }
-    let put = v1::Put { key: key.into(), value, condition: None, request: Some(gateway.request_id()), ttl_ms };
+    let request = Some(gateway.request_id());
+    let put = v1::Put { key: key.into(), value, condition: None, request, fence, ttl_ms };
     let response = gateway.call(Operation::Put(put)).await;
     match &response.result {
         Some(Outcome::Written(written)) => {
@@ -107,8 +117,11 @@ async fn get_key(State(gateway): Gate_, Path(key): Path<String>) -> Response {
     }
 }
 
-async fn delete_key(State(gateway): Gate_, Path(key): Path<String>) -> Response {
-    let delete = v1::Delete { key: key.into(), condition: None, request: Some(gateway.request_id()) };
+async fn delete_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) -> Response {
+    let mut body = serde_json::from_slice::<Map<String, Value>>(&body).unwrap_or_default();
+    let Ok(fence) = fence(body.remove("fence")) else { return bad_request("DELETE", "Fence is not NAME:TOKEN") };
+    let request = Some(gateway.request_id());
+    let delete = v1::Delete { key: key.into(), condition: None, request, fence };
     let response = gateway.call(Operation::Delete(delete)).await;
     match &response.result {
         Some(Outcome::Written(written)) => {
@@ -156,8 +169,25 @@ async fn shard(State(gateway): Gate_, Path(id): Path<String>) -> Response {
 }
 
 impl Gateway {
+    /// A request, again and again while its partition changes hands: what was refused then had no effect, and people with
+    /// curl have no client library that would try again for them.
     pub(crate) async fn call(&self, operation: Operation) -> v1::Response {
-        router::call(&self.gate, v1::Request { operation: Some(operation), ..Default::default() }).await
+        let until = Instant::now() + HANDOVER_PATIENCE;
+        let mut pause = PAUSE_MIN;
+        loop {
+            let request = v1::Request { operation: Some(operation.clone()), ..Default::default() };
+            let response = router::call(&self.gate, request).await;
+            let code = match &response.result {
+                Some(Outcome::Error(error)) => Some(ErrorCode::from_number(error.code)),
+                _ => None,
+            };
+            let changes_hands = matches!(code, Some(ErrorCode::NotPrimary | ErrorCode::Unavailable));
+            if !changes_hands || Instant::now() + pause > until || self.gate.node().is_none() {
+                return response;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
     }
 
     fn request_id(&self) -> v1::RequestId {
@@ -186,6 +216,12 @@ impl Gateway {
                 let body = json!({ "doesExist": false, "error": "Key does not exist", "message": message });
                 self.answer(StatusCode::NOT_FOUND, body, response)
             }
+            Some(Outcome::Fenced(fenced)) => {
+                let body = json!({
+                    "error": "The lock was granted again since", "message": message, "newest-token": fenced.newest,
+                });
+                self.answer(StatusCode::CONFLICT, body, response)
+            }
             Some(Outcome::Error(error)) => {
                 let status = match ErrorCode::from_number(error.code) {
                     ErrorCode::Invalid => StatusCode::BAD_REQUEST,
@@ -202,6 +238,20 @@ impl Gateway {
                 self.answer(StatusCode::INTERNAL_SERVER_ERROR, body, response)
             }
         }
+    }
+}
+
+/// `"fence": "NAME:TOKEN"`, where it is there. A name may have colons too.
+fn fence(value: Option<Value>) -> Result<Option<v1::Fence>, ()> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => {
+            let (name, token) = text.rsplit_once(':').ok_or(())?;
+            let fence = v1::Fence { name: name.to_owned(), token: token.parse().map_err(|_| ())? };
+            // What it means is checked once, where all requests are.
+            Ok(Some(fence))
+        }
+        Some(_) => Err(()),
     }
 }
 
@@ -232,6 +282,16 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Guards against a fence that is passed over because it was not understood.
+    #[test]
+    fn a_fence_is_there_or_not_or_wrong() {
+        assert_eq!(fence(None), Ok(None));
+        assert_eq!(fence(Some(json!("jobs:eu:7"))), Ok(Some(v1::Fence { name: "jobs:eu".into(), token: 7 })));
+        for wrong in [json!("jobs"), json!("jobs:"), json!(7), json!("jobs:-1"), json!({})] {
+            assert_eq!(fence(Some(wrong)), Err(()));
+        }
+    }
 
     /// Guards against an encoder that is wrong at the end of its input.
     #[test]

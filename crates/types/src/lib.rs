@@ -20,9 +20,11 @@ pub mod view;
 pub use entry::{Batch, Change, Entry, EntryId, MalformedBatch, Remembered};
 pub use error::ErrorCode;
 pub use expiry::Expiry;
-pub use ids::{BootNonce, ClusterId, Epoch, Generation, Incarnation, NodeId, PartitionId, Seq, Term};
+pub use ids::{
+    BootNonce, ClusterId, Epoch, FencingToken, Generation, Incarnation, LeaseId, NodeId, PartitionId, Seq, Term,
+};
 pub use page::{Page, PageItem, PageQuery};
 pub use position::{PartitionCount, Position};
 pub use record::{Record, RecordKey, RecordKind};
-pub use request::{Condition, Mutation, MutationKind, RequestId, Stamp, WriteOutcome};
+pub use request::{Condition, Fence, Mutation, MutationKind, RequestId, Stamp, WriteOutcome};
 pub use view::{Configuration, Duty, NodeInfo, View, ViewDelta, ViewError};

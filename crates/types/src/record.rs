@@ -11,6 +11,8 @@ pub enum RecordKind {
     User = 0,
     /// Request ids and their results, many to a record (P28).
     Requests = 1,
+    /// The newest fencing token that came with a write, by the name of its lock.
+    Fence = 16,
     /// How long the value of the key of this name lives ([`crate::Expiry`]).
     Expiry = 24,
 }
@@ -21,6 +23,7 @@ impl RecordKind {
         match number {
             0 => Some(RecordKind::User),
             1 => Some(RecordKind::Requests),
+            16 => Some(RecordKind::Fence),
             24 => Some(RecordKind::Expiry),
             _ => None,
         }

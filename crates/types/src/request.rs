@@ -1,6 +1,6 @@
 //! What a client asks of a partition, and what it hears.
 
-use crate::ids::Seq;
+use crate::ids::{FencingToken, Seq};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -55,6 +55,17 @@ pub struct Mutation {
     pub kind: MutationKind,
     /// What must hold.
     pub condition: Condition,
+    /// The lock that its sender believes to hold: refused if the partition has seen a newer grant of it.
+    pub fence: Option<Fence>,
+}
+
+/// A lock's name and the token of one of its grants.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fence {
+    /// 1 to 255 bytes.
+    pub name: Bytes,
+    /// Never 0.
+    pub token: FencingToken,
 }
 
 /// What a mutation does to its key.

@@ -15,11 +15,12 @@
 //! A new data directory begins a group with others (`--peers`, [`raft`]), or asks a running one to be admitted (`--join`,
 //! [`joining`]) before it takes part in anything. The group's leader changes its members (`raft::change`).
 //!
-//! Left out: handing leadership over on purpose, leases and locks, TLS.
+//! Left out: handing leadership over on purpose, TLS.
 
 pub mod cli;
 mod config;
 mod error;
+mod expiry;
 mod identity;
 mod joining;
 mod leading;
@@ -34,7 +35,7 @@ use daemon::DataDirectory;
 use daemon::admin::{Admin, Check};
 use identity::Opened;
 use raft::{Group, GroupOptions};
-use services::LeadersService;
+use services::{CoordinationService, LeadersService};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,7 @@ use tonic::transport::server::TcpIncoming;
 use types::ClusterId;
 use types::limits::MESSAGE_BYTES_MAX;
 use viewcore::{Bootstrap, LeaderSettings};
+use wire::v1::coordination_server::CoordinationServer;
 use wire::v1::leaders_server::LeadersServer;
 use wire::v1::raft_server::RaftServer;
 
@@ -178,6 +180,7 @@ fn serve_grpc(
     let raft = RaftServer::new(group.service())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let coordination = CoordinationServer::new(CoordinationService::new(service.clone()));
     let leaders = LeadersServer::new(service).max_encoding_message_size(MESSAGE_BYTES_MAX);
     tokio::spawn(async move {
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -190,6 +193,7 @@ fn serve_grpc(
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .add_service(leaders)
+            .add_service(coordination)
             .add_service(raft)
             .add_service(health_service)
             .add_service(reflection)

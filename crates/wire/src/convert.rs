@@ -4,12 +4,13 @@ use crate::v1;
 use bytes::Bytes;
 use std::sync::Arc;
 use types::limits::{
-    COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, PAGE_BYTES_DEFAULT, PAGE_RECORDS_MAX, TTL_MAX, VALUE_BYTES_MAX,
+    COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, LOCK_NAME_BYTES_MAX, PAGE_BYTES_DEFAULT, PAGE_RECORDS_MAX, TTL_MAX,
+    VALUE_BYTES_MAX,
 };
 use types::{
-    ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Incarnation, Mutation, MutationKind,
-    NodeId, NodeInfo, Page, PageItem, PageQuery, PartitionCount, PartitionId, RecordKind, RequestId, Seq, Stamp, Term,
-    View, ViewDelta,
+    ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Fence, FencingToken, Incarnation,
+    Mutation, MutationKind, NodeId, NodeInfo, Page, PageItem, PageQuery, PartitionCount, PartitionId, RecordKind,
+    RequestId, Seq, Stamp, Term, View, ViewDelta,
 };
 
 /// A message that breaks a rule; the text says which, for a person.
@@ -310,6 +311,20 @@ fn condition_from_wire(condition: Option<v1::Condition>) -> Result<Condition, Ma
     }
 }
 
+fn fence_to_wire(fence: Fence) -> v1::Fence {
+    v1::Fence { name: String::from_utf8_lossy(&fence.name).into_owned(), token: fence.token.0 }
+}
+
+/// # Errors
+/// [`Malformed`] unless the name has 1 to 255 bytes and the token is none of nobody's.
+pub fn fence_from_wire(fence: v1::Fence) -> Result<Fence, Malformed> {
+    if fence.name.is_empty() || fence.name.len() > LOCK_NAME_BYTES_MAX || fence.token == 0 {
+        let most = LOCK_NAME_BYTES_MAX;
+        return Err(malformed(format!("a fence is the name of a lock, of 1 to {most} bytes, and a token above 0")));
+    }
+    Ok(Fence { name: fence.name.into(), token: FencingToken(fence.token) })
+}
+
 /// What a client asks, checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
@@ -343,17 +358,20 @@ impl Operation {
                 bytes_max: query.bytes_max as u32,
                 keys_only: query.names_only,
             }),
-            Operation::Mutate(Mutation { key, kind, condition }, id, stamp) => {
+            Operation::Mutate(Mutation { key, kind, condition, fence }, id, stamp) => {
+                let fence = fence.map(fence_to_wire);
                 let condition = (condition != Condition::None).then(|| condition.into());
                 let request = Some(v1::RequestId { client: id.client, counter: id.counter, stamp: stamp.0 });
                 match kind {
                     MutationKind::Put(value) => {
-                        v1::request::Operation::Put(v1::Put { key, value, condition, request, ttl_ms: 0 })
+                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence, ttl_ms: 0 })
                     }
                     MutationKind::PutExpiring { value, ttl_ms } => {
-                        v1::request::Operation::Put(v1::Put { key, value, condition, request, ttl_ms })
+                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence, ttl_ms })
                     }
-                    MutationKind::Delete => v1::request::Operation::Delete(v1::Delete { key, condition, request }),
+                    MutationKind::Delete => {
+                        v1::request::Operation::Delete(v1::Delete { key, condition, request, fence })
+                    }
                 }
             }
         }
@@ -397,14 +415,16 @@ impl Operation {
                     0 => MutationKind::Put(put.value),
                     ttl_ms => MutationKind::PutExpiring { value: put.value, ttl_ms },
                 };
-                let mutation = Mutation { key: put.key, kind, condition };
+                let fence = put.fence.map(fence_from_wire).transpose()?;
+                let mutation = Mutation { key: put.key, kind, condition, fence };
                 Ok(Operation::Mutate(mutation, id, stamp))
             }
             Wire::Delete(delete) => {
                 check_key(&delete.key)?;
                 let condition = condition_from_wire(delete.condition)?;
                 let (id, stamp) = named(delete.request)?;
-                let mutation = Mutation { key: delete.key, kind: MutationKind::Delete, condition };
+                let fence = delete.fence.map(fence_from_wire).transpose()?;
+                let mutation = Mutation { key: delete.key, kind: MutationKind::Delete, condition, fence };
                 Ok(Operation::Mutate(mutation, id, stamp))
             }
         }

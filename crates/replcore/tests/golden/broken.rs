@@ -52,6 +52,8 @@ const NOTICED_BY: &[(Mutant, &[&str])] = &[
     (Mutant::P23Early, &["scenario_04"]),
     (Mutant::P28Retry, &["retry", "scenario_10"]),
     (Mutant::P28Stamp, &["scenario_10"]),
+    (Mutant::FenceOlder, &["fence"]),
+    (Mutant::FenceAppended, &["fence"]),
     (Mutant::P29, &["takeover"]),
 ];
 

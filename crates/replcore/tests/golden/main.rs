@@ -26,6 +26,7 @@ macro_rules! scripts {
 
 scripts![
     expiry,
+    fence,
     learner,
     mismatch,
     read,

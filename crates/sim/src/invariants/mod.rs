@@ -5,6 +5,7 @@
 
 mod acknowledged;
 mod applied;
+mod fences;
 mod once;
 mod prefixes;
 mod promises;
@@ -22,7 +23,7 @@ use replcore::Fed;
 use replcore::{Apply, Message, PersistRecord, Replica};
 use std::collections::BTreeMap;
 use std::fmt;
-use types::{EntryId, NodeId, Page, PageQuery, PartitionId, Seq, Term, View};
+use types::{EntryId, Fence, NodeId, Page, PageQuery, PartitionId, RequestId, Seq, Term, View};
 
 /// Which rule of the world was broken, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +48,7 @@ type Verdict = Result<(), String>;
 pub(crate) struct Watch {
     violation: Option<Violation>,
     chosen: prefixes::Chosen,
+    fences: fences::Fences,
     once: once::Once,
     serving: serving::Serving,
     terms: terms::Terms,
@@ -90,6 +92,7 @@ impl Watch {
         Watch {
             violation: None,
             chosen: prefixes::Chosen::new(nodes, partitions),
+            fences: fences::Fences::default(),
             once: once::Once::new(partitions),
             serving: serving::Serving::default(),
             terms: terms::Terms::new(nodes, partitions),
@@ -111,6 +114,11 @@ impl Watch {
             let node = scene.disks[scene.node].id.unwrap_or_default();
             self.violated(invariant, format!("{node} {}: {what}", scene.partition));
         }
+    }
+
+    /// A client sends a fenced write.
+    pub(crate) fn fenced(&mut self, request: RequestId, fence: &Fence) {
+        self.fences.asked(request, fence);
     }
 
     /// A replica is about to write a record.
@@ -137,6 +145,8 @@ impl Watch {
                     self.note("once", scene, verdict);
                     let verdict = self.living.committed(now, scene.partition, &entry);
                     self.note("expiry", scene, verdict);
+                    let verdict = self.fences.committed(scene.partition, &entry);
+                    self.note("fences", scene, verdict);
                 }
                 Err(what) => return self.note("prefixes", scene, Err(what)),
             }

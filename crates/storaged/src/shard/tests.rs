@@ -180,7 +180,8 @@ fn get(partition: u32, key: &str) -> Incoming {
 
 fn put(number: u64, partition: u32, key: &str, value: &'static str) -> Incoming {
     let kind = MutationKind::Put(Bytes::from_static(value.as_bytes()));
-    let mutation = Mutation { key: Bytes::copy_from_slice(key.as_bytes()), kind, condition: Condition::None };
+    let mutation =
+        Mutation { key: Bytes::copy_from_slice(key.as_bytes()), kind, condition: Condition::None, fence: None };
     let operation = Operation::Mutate(mutation, RequestId { client: 1, counter: number }, Stamp(calendar_ms()));
     Incoming { number, partition: PartitionId(partition), operation, deadline: FAR }
 }

@@ -74,9 +74,11 @@ impl Worker {
 
     /// P28: requests are forgotten even where nothing is being written.
     pub(super) fn forget(&mut self) {
-        let before = clock::forget_before();
+        let calendar_ms = clock::calendar_ms();
         for place in 0..self.slots.len() {
             let Some(slot) = self.slot(place) else { continue };
+            let Some(newest) = slot.replica.newest_request() else { continue };
+            let before = clock::forget_at_rest(calendar_ms, newest);
             if slot.replica.oldest_request().is_some_and(|oldest| oldest < before) {
                 self.step(place, Event::Forget { before });
             }

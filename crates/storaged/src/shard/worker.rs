@@ -21,13 +21,13 @@ use crate::shard::slot::{PartitionState, Slot};
 use crate::shard::timers::Timers;
 use crate::watch::feeds::Feeds;
 use engine::{Engine, Keyspace};
-use replcore::{Body, Effect, Event, Message, Proposal, Replica, Settings};
+use replcore::{Answer, Body, Effect, Event, Message, Proposal, Replica, Settings};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
-use types::{ErrorCode, NodeId, PartitionId, View};
+use types::{ErrorCode, NodeId, PartitionId, Stamp, View};
 use wal::SegmentNumber;
 use wire::convert::Operation;
 
@@ -309,15 +309,20 @@ impl Worker {
         let Incoming { number, partition, operation, deadline } = request;
         let place = self.place_of(partition);
         let (changes, overloaded) = (matches!(operation, Operation::Mutate(..)), self.lag.is_overloaded());
+        let calendar_ms = clock::calendar_ms();
         let refused = match (self.stopping, self.slot(place)) {
             (Some(_), _) => Some(ErrorCode::ShuttingDown),
             (None, None) => Some(ErrorCode::NotPrimary),
             (None, Some(_)) if changes && overloaded => Some(ErrorCode::Overloaded),
+            (None, Some(slot)) if is_from_the_future(&operation, calendar_ms, slot.replica.refused_before()) => {
+                Some(ErrorCode::StampTooOld)
+            }
             (None, Some(_)) => None,
         };
         if let Some(code) = refused {
             let view = Some(self.parts.view.as_ref());
-            let response = answer::refusal(number, self.parts.me.node, Some(partition), code, None, view);
+            let mut response = answer::refusal(number, self.parts.me.node, Some(partition), code, None, view);
+            self.suggest_time(place, code, &mut response);
             self.burst.answer(connection.clone(), response);
             return;
         }
@@ -327,11 +332,21 @@ impl Worker {
             Operation::Scan(_, query) => Event::ReadPage { token, query },
             Operation::Mutate(mutation, id, stamp) => {
                 self.burst_bytes += mutation.kind.value().map_or(0, bytes::Bytes::len);
-                let proposal = Proposal { id, stamp, mutation, forget_before: clock::forget_before() };
+                let forget_before = clock::forget_before(calendar_ms, stamp);
+                let proposal = Proposal { id, stamp, mutation, forget_before };
                 Event::Mutate { token, proposal }
             }
         };
         self.step(place, event);
+    }
+
+    /// P28: who is refused for its stamp hears of one that would be accepted.
+    fn suggest_time(&mut self, place: usize, code: ErrorCode, response: &mut wire::v1::Response) {
+        if code == ErrorCode::StampTooOld
+            && let Some(slot) = self.slot(place)
+        {
+            response.server_time_ms = clock::acceptable_ms(clock::calendar_ms(), slot.replica.refused_before());
+        }
     }
 
     fn on_message(&mut self, from: NodeId, partition: PartitionId, message: Message) {
@@ -476,7 +491,11 @@ impl Worker {
                     // Nobody: it was answered before.
                     if let Some(request) = self.open.take(token) {
                         let me = self.parts.me.node;
-                        let response = answer::response(request.number, me, partition, answer, &self.parts.view);
+                        let code = if let Answer::Error(code) = &answer { Some(*code) } else { None };
+                        let mut response = answer::response(request.number, me, partition, answer, &self.parts.view);
+                        if let Some(code) = code {
+                            self.suggest_time(place, code, &mut response);
+                        }
                         self.burst.answer(request.connection, response);
                     }
                 }
@@ -656,4 +675,9 @@ impl Worker {
         self.stopping = Some(latest.after_ms(10 * TICK_MS));
         self.open.hurry(latest);
     }
+}
+
+/// P28: a stamp that would be remembered for too long.
+fn is_from_the_future(operation: &Operation, calendar_ms: u64, refused_before: Stamp) -> bool {
+    matches!(operation, Operation::Mutate(_, _, stamp) if clock::is_too_far_ahead(*stamp, calendar_ms, refused_before))
 }

@@ -1,5 +1,6 @@
 //! One member of the group, as the rest of this crate sees it: propose, read, and watch.
 
+use super::board::Board;
 use super::keep;
 use super::log::LogStore;
 use super::machine::Machine;
@@ -86,6 +87,7 @@ pub(crate) struct Group {
     name: Arc<str>,
     log: LogStore,
     state: watch::Receiver<Arc<ClusterState>>,
+    board: Board,
     leadership: watch::Receiver<Leadership>,
     barrier: mpsc::Sender<oneshot::Sender<Result<(), NotDone>>>,
     failure: watch::Receiver<Option<String>>,
@@ -107,6 +109,7 @@ impl Group {
         let machine = Machine::open(directory.clone())?;
         machine.check_continues(log.purged_index())?;
         let state = machine.watch();
+        let board = machine.board();
         let roster = machine.watch_roster();
         let network = Network { identity: identity.clone(), removed: watch::Sender::new(None) };
         let config = Config {
@@ -141,6 +144,7 @@ impl Group {
             name: name.into(),
             log,
             state,
+            board,
             leadership,
             barrier,
             failure,
@@ -157,6 +161,11 @@ impl Group {
     /// What this member has applied, always the newest.
     pub(crate) fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.state.clone()
+    }
+
+    /// Leases and locks as this member has applied them.
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
     }
 
     /// Who leads.

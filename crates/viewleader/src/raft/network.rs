@@ -31,7 +31,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// # Errors
 /// An address that is no `host:port`.
 pub(crate) fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    #[cfg(feature = "faults")]
+    let endpoint = endpoint.local_address(faults::source());
+    Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)

@@ -5,7 +5,8 @@ use goldenscript::Context;
 use replcore::{Event, Proposal};
 use std::str::FromStr;
 use types::{
-    Condition, Configuration, Epoch, Mutation, MutationKind, NodeId, PageQuery, RecordKind, RequestId, Seq, Stamp, Term,
+    Condition, Configuration, Epoch, Fence, FencingToken, Mutation, MutationKind, NodeId, PageQuery, RecordKind,
+    RequestId, Seq, Stamp, Term,
 };
 
 /// Nodes are numbers; a link is `FROM-TO`, and a node stands for all its links.
@@ -40,7 +41,8 @@ pub(crate) enum Command {
         #[arg(key)]
         term: Option<u64>,
     },
-    /// `put 1 a x id=1` at node 1; `if=` absent, present, or a value; `stamp=`, `forget=` and `ttl=` in milliseconds.
+    /// `put 1 a x id=1` at node 1; `if=` absent, present, or a value; `stamp=`, `forget=` and `ttl=` in milliseconds;
+    /// `fence=lock-7`.
     Put {
         node: u64,
         key: String,
@@ -55,13 +57,17 @@ pub(crate) enum Command {
         forget: Option<u64>,
         #[arg(key)]
         ttl: Option<u64>,
+        #[arg(key)]
+        fence: Option<String>,
     },
-    /// `delete 1 a id=2`.
+    /// `delete 1 a id=2`; `fence=lock-7`.
     Delete {
         node: u64,
         key: String,
         #[arg(key)]
         id: u64,
+        #[arg(key)]
+        fence: Option<String>,
     },
     /// `get 1 a`.
     Get { node: u64, key: String },
@@ -226,7 +232,7 @@ impl goldenscript::Runner for Bench {
                     self.work(*node, &mut out)?;
                 }
             }
-            Command::Put { node, key, value, id, condition, stamp, forget, ttl } => {
+            Command::Put { node, key, value, id, condition, stamp, forget, ttl, fence: with } => {
                 let condition = match condition.as_deref() {
                     None => Condition::None,
                     Some("absent") => Condition::Absent,
@@ -238,12 +244,13 @@ impl goldenscript::Runner for Bench {
                     None => MutationKind::Put(value),
                     Some(ttl_ms) => MutationKind::PutExpiring { value, ttl_ms },
                 };
-                let mutation = Mutation { key: key.clone().into(), kind, condition };
+                let mutation = Mutation { key: key.clone().into(), kind, condition, fence: fence(with.as_deref())? };
                 self.mutate(*node, proposal(*id, mutation, *stamp, *forget), &mut out)?;
             }
-            Command::Delete { node, key, id } => {
+            Command::Delete { node, key, id, fence: with } => {
                 let key = key.clone().into();
-                let mutation = Mutation { key, kind: MutationKind::Delete, condition: Condition::None };
+                let (kind, condition) = (MutationKind::Delete, Condition::None);
+                let mutation = Mutation { key, kind, condition, fence: fence(with.as_deref())? };
                 self.mutate(*node, proposal(*id, mutation, None, None), &mut out)?;
             }
             Command::Get { node, key } => self.read(*node, key, &mut out)?,
@@ -352,6 +359,12 @@ impl Bench {
             Target::Node(node) => self.nodes.keys().flat_map(|other| [(node, *other), (*other, node)]).collect(),
         }
     }
+}
+
+fn fence(text: Option<&str>) -> Result<Option<Fence>, Box<dyn std::error::Error>> {
+    let Some(text) = text else { return Ok(None) };
+    let (name, token) = text.split_once('-').ok_or("a fence is NAME-TOKEN")?;
+    Ok(Some(Fence { name: name.to_owned().into(), token: FencingToken(token.parse()?) }))
 }
 
 fn proposal(id: u64, mutation: Mutation, stamp_ms: Option<u64>, forget_ms: Option<u64>) -> Proposal {

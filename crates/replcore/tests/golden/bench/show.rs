@@ -37,6 +37,11 @@ fn entries(entries: &[Entry]) -> String {
 pub(crate) fn entry(entry: &Entry) -> String {
     let Ok(batch) = Batch::decode(&entry.payload) else { return format!("{:?} malformed", entry.id) };
     let mut text = format!("{:?}", entry.id);
+    for change in &batch.changes {
+        if change.key.kind == RecordKind::Fence {
+            text.push_str(&format!(" {}", fence(&change.key, change.value.as_ref())));
+        }
+    }
     for change in batch.changes.iter().filter(|change| change.key.kind == RecordKind::User) {
         let value = change.value.as_ref().map_or("(none)".into(), |value| value.escape_ascii().to_string());
         text.push_str(&format!(" {}={value}", change.key.name.escape_ascii()));
@@ -55,6 +60,11 @@ pub(crate) fn entry(entry: &Entry) -> String {
     text
 }
 
+fn fence(key: &RecordKey, token: Option<&bytes::Bytes>) -> String {
+    let token = token.and_then(|value| types::entry::take_varint(&mut value.clone()).ok());
+    format!("fence {}:{}", key.name.escape_ascii(), token.map_or("?".into(), |token| token.to_string()))
+}
+
 /// A record as the state holds it.
 pub(crate) fn record(key: &RecordKey, record: &Record) -> String {
     match key.kind {
@@ -62,6 +72,7 @@ pub(crate) fn record(key: &RecordKey, record: &Record) -> String {
         RecordKind::Expiry => format!("{} expires@{}", key.name.escape_ascii(), record.seq),
         RecordKind::Requests if key.name.is_empty() => "what is forgotten".into(),
         RecordKind::Requests => "requests".into(),
+        RecordKind::Fence => fence(key, Some(&record.value)),
     }
 }
 
@@ -126,6 +137,7 @@ fn answer(answer: &Answer) -> String {
         Answer::NotFound => "not found".into(),
         Answer::ConditionFailed { version: Some(version) } => format!("condition failed at version {version}"),
         Answer::ConditionFailed { version: None } => "condition failed, there is no value".into(),
+        Answer::Fenced { newest } => format!("fenced, the newest token is {newest}"),
         Answer::Error(code) => format!("{code:?}"),
     }
 }

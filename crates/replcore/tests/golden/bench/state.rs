@@ -142,7 +142,7 @@ impl States {
 
     pub(super) fn show(&self) -> String {
         let one = |(generation, memory): (&Generation, &Memory)| {
-            let users = memory.records.iter().filter(|(key, _)| key.kind == RecordKind::User);
+            let users = memory.records.iter().filter(|(key, _)| key.kind != RecordKind::Requests);
             let records: Vec<_> = users.map(|(key, record)| show::record(key, record)).collect();
             format!("{generation} applied through {:?} [{}]", memory.applied, records.join(", "))
         };

@@ -133,9 +133,13 @@ fn deletes() {
 /// Guards against a search that never ends, and against its bound being taken for an acceptance.
 #[test]
 fn what_is_not_decided_is_said_so() {
+    let history: Vec<_> = (1..25).map(|i| operation(i, i, put(&format!("v{i}")), written(i, i > 1))).collect();
+    assert!(matches!(check(&history, 20), Err(Rejection::Undecided { operations: 24, steps_max: 20, .. })));
+    assert_eq!(judge("registers", &history, 20).verdict, Verdict::Undecided);
+    accepts(&history);
     let mut history: Vec<_> = (0..24).map(|i| operation(0, 0, put(&format!("v{i}")), Heard::Unknown)).collect();
     history.push(operation(1, 2, Action::Get, found(1, "other")));
-    assert!(matches!(check(&history, 20), Err(Rejection::Undecided { operations: 25, steps_max: 20, .. })));
+    rejects(&history);
 }
 
 /// Guards against a search that takes time squared: long histories of a few busy clients.

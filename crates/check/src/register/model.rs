@@ -75,15 +75,46 @@ impl Register {
         }
     }
 
-    fn value<'a>(&self, operations: &[&'a Operation]) -> Option<&'a Bytes> {
+    pub(super) fn value<'a>(&self, operations: &[&'a Operation]) -> Option<&'a Bytes> {
         match &operations[self.writer.checked_sub(1)? as usize].action {
             Action::Mutate { kind: MutationKind::Put(value), .. } => Some(value),
             _ => None,
         }
     }
 
-    /// The present value has this version.
-    fn bind(self, version: u64) -> Option<Register> {
+    /// What the change at `index` leaves behind, done at `version`; `None` for what only looks.
+    pub(super) fn written(operations: &[&Operation], index: usize, version: u64) -> Option<Register> {
+        match (&operations[index].action, &operations[index].heard) {
+            (Action::Mutate { kind, .. }, Heard::Written(_) | Heard::Unknown) => {
+                let writer = if matches!(kind, MutationKind::Put(_)) { index as u32 + 1 } else { 0 };
+                Some(Register { writer, bound: true, floor: version })
+            }
+            _ => None,
+        }
+    }
+
+    /// The same, with the value of the put at `index`.
+    pub(super) fn written_by(self, index: usize) -> Register {
+        Register { writer: index as u32 + 1, ..self }
+    }
+
+    /// Whether the key has no value.
+    pub(super) fn is_absent(&self) -> bool {
+        self.writer == 0
+    }
+
+    /// The highest version known so far.
+    pub(super) fn last_version(&self) -> u64 {
+        self.floor
+    }
+
+    /// The versions that the present value may have: its own, or any above the last one known.
+    pub(super) fn versions(&self) -> std::ops::RangeInclusive<u64> {
+        if self.bound { self.floor..=self.floor } else { self.floor.saturating_add(1)..=u64::MAX }
+    }
+
+    /// The register with this version for its value, or `None` if it can't have it.
+    pub(super) fn bind(self, version: u64) -> Option<Register> {
         if self.bound {
             (self.floor == version).then_some(self)
         } else {

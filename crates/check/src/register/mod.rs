@@ -9,14 +9,19 @@
 //! * Versions are part of the answers: they name writes, and rise in the order in which writes take effect.
 //! * A history that the search does not decide within its bound is reported as such, and counts as a failure.
 //!
-//! The simulator and the chaos harness both use this: one definition of correct.
+//! The simulator and the chaos harness both use this: one definition of correct. [`check`] decides; [`judge`] also finds
+//! the smallest piece that shows what is wrong.
 
+mod display;
 mod model;
+mod plan;
 mod search;
+mod shrink;
+mod stuck;
 
+use crate::report::{Piece, Verdict, WorkloadResult};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::fmt;
 use types::{Condition, MutationKind, Record, Seq, WriteOutcome};
 
 /// What a client asked of one key.
@@ -65,44 +70,6 @@ pub struct Operation {
     pub heard: Heard,
 }
 
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{:>9} ", self.called_at)?;
-        match self.heard {
-            Heard::Unknown => write!(f, "{:>9}", "…")?,
-            _ => write!(f, "{:>9}", self.answered_at)?,
-        }
-        write!(f, "] client {} {} ", self.client, self.key.escape_ascii())?;
-        match &self.action {
-            Action::Get => write!(f, "get")?,
-            Action::Mutate { kind, condition } => {
-                match kind {
-                    MutationKind::Put(value) => write!(f, "put {}", value.escape_ascii())?,
-                    MutationKind::PutExpiring { value, ttl_ms } => {
-                        write!(f, "put {} for {ttl_ms} ms", value.escape_ascii())?;
-                    }
-                    MutationKind::Delete => write!(f, "delete")?,
-                }
-                match condition {
-                    Condition::None => {}
-                    Condition::Absent => write!(f, " if absent")?,
-                    Condition::Present => write!(f, " if present")?,
-                    Condition::Version(version) => write!(f, " if version {version}")?,
-                    Condition::Value(value) => write!(f, " if value {}", value.escape_ascii())?,
-                }
-            }
-        }
-        match &self.heard {
-            Heard::Unknown => write!(f, " -> unknown"),
-            Heard::Written(outcome) => write!(f, " -> written {} replaced {}", outcome.version, outcome.replaced),
-            Heard::Found(record) => write!(f, " -> found {} {}", record.seq, record.value.escape_ascii()),
-            Heard::NotFound => write!(f, " -> not found"),
-            Heard::ConditionFailed(None) => write!(f, " -> condition failed, absent"),
-            Heard::ConditionFailed(Some(version)) => write!(f, " -> condition failed at {version}"),
-        }
-    }
-}
-
 /// Why a history is not accepted.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Rejection {
@@ -137,7 +104,7 @@ pub struct Checked {
     pub steps: u64,
 }
 
-/// Steps that the search of one key's history takes at most: about a second, and 100 MB.
+/// Steps that the search of one key's history takes at most: seconds, and 200 MB.
 pub const STEPS_MAX: u64 = 2_000_000;
 
 /// Checks a history, key by key; each search takes at most `steps_max` steps.
@@ -145,23 +112,61 @@ pub const STEPS_MAX: u64 = 2_000_000;
 /// # Errors
 /// The first key's [`Rejection`], by ascending key.
 pub fn check(history: &[Operation], steps_max: u64) -> Result<Checked, Rejection> {
-    let mut by_key: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
-    for operation in history {
-        by_key.entry(&operation.key).or_default().push(operation);
-    }
     let mut checked = Checked::default();
-    for (key, operations) in by_key {
+    for (key, operations) in by_key(history) {
         checked.keys += 1;
         checked.operations += operations.len();
         checked.steps += search::search(&operations, steps_max).map_err(|failure| {
             let key = key.escape_ascii().to_string();
             match failure {
                 search::Failure::Undecided => Rejection::Undecided { key, operations: operations.len(), steps_max },
-                search::Failure::Impossible(explanation) => Rejection::NotLinearizable { key, explanation },
+                search::Failure::Impossible(stuck) => {
+                    Rejection::NotLinearizable { key, explanation: stuck.explain(&operations) }
+                }
             }
         })?;
     }
     Ok(checked)
+}
+
+/// Checks a history like [`check`], all keys of it, and finds the smallest piece of the first violation. A violation
+/// counts for more than a key that was not decided.
+pub fn judge(name: &str, history: &[Operation], steps_max: u64) -> WorkloadResult {
+    let (mut violated, mut undecided) = (Vec::new(), Vec::new());
+    let keys = by_key(history);
+    for (key, operations) in &keys {
+        match search::search(operations, steps_max) {
+            Ok(_) => {}
+            Err(search::Failure::Undecided) => undecided.push(*key),
+            Err(search::Failure::Impossible(stuck)) => violated.push((*key, operations, stuck)),
+        }
+    }
+    let (verdict, sentence, violation) = if let Some((key, operations, stuck)) = violated.first() {
+        let (piece, why) = shrink::smallest(operations, stuck, steps_max);
+        let mut sentence = format!("key {} is not linearizable: {why}", key.escape_ascii());
+        let operations = piece.iter().map(|operation| operation.drawn()).collect();
+        let violation = Piece { title: sentence.clone(), operations };
+        if violated.len() > 1 {
+            sentence += &format!(" (and {} more keys)", violated.len() - 1);
+        }
+        (Verdict::Violated, sentence, Some(violation))
+    } else if let Some(key) = undecided.first() {
+        let (key, count) = (key.escape_ascii(), undecided.len());
+        let sentence = format!("{count} keys were not decided within {steps_max} steps each, the first of them {key}");
+        (Verdict::Undecided, sentence, None)
+    } else {
+        let (keys, operations) = (keys.len(), history.len());
+        (Verdict::Held, format!("{operations} operations on {keys} keys are linearizable"), None)
+    };
+    WorkloadResult { name: name.to_owned(), operations: history.len() as u64, verdict, sentence, violation }
+}
+
+fn by_key(history: &[Operation]) -> BTreeMap<&Bytes, Vec<&Operation>> {
+    let mut by_key: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
+    for operation in history {
+        by_key.entry(&operation.key).or_default().push(operation);
+    }
+    by_key
 }
 
 #[cfg(test)]
