@@ -65,7 +65,9 @@ fn hot_key(seed: u64, key: u64, count: usize) -> Vec<Operation> {
                 version += random.between(1, 4);
                 let replaced = present.is_some();
                 present = match &kind {
-                    MutationKind::Put(value) => Some(Record { seq: Seq(version), value: value.clone() }),
+                    MutationKind::Put(value) | MutationKind::PutExpiring { value, .. } => {
+                        Some(Record { seq: Seq(version), value: value.clone() })
+                    }
                     MutationKind::Delete => None,
                 };
                 Heard::Written(WriteOutcome { version: Seq(version), replaced })

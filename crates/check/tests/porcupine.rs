@@ -45,7 +45,9 @@ impl State {
         }
         let version = told.unwrap_or(self.version);
         match kind {
-            MutationKind::Put(value) => Some(State { value: Some(value.clone()), is_known: told.is_some(), version }),
+            MutationKind::Put(value) | MutationKind::PutExpiring { value, .. } => {
+                Some(State { value: Some(value.clone()), is_known: told.is_some(), version })
+            }
             MutationKind::Delete if self.value.is_none() => None,
             MutationKind::Delete => Some(State { value: None, is_known: true, version }),
         }
@@ -175,7 +177,9 @@ fn correct_history(random: &mut Random) -> Vec<Operation> {
             version += random.between(1, 3);
             let replaced = present.is_some();
             present = match &kind {
-                MutationKind::Put(value) => Some(Record { seq: Seq(version), value: value.clone() }),
+                MutationKind::Put(value) | MutationKind::PutExpiring { value, .. } => {
+                    Some(Record { seq: Seq(version), value: value.clone() })
+                }
                 MutationKind::Delete => None,
             };
             Heard::Written(WriteOutcome { version: Seq(version), replaced })

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use types::{Epoch, ErrorCode, FencingToken, NodeId, PartitionId, Position, Seq, Stamp, Term};
+use types::{Epoch, ErrorCode, FencingToken, NodeId, Page, PartitionId, Seq, Stamp, Term};
 use wire::convert::Operation;
 use wire::v1;
 
@@ -31,6 +31,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 pub(crate) enum Answer {
     Written(Written),
     Found(Found),
+    Page(Page),
     NotFound,
     ConditionFailed(Option<Seq>),
     /// A newer token than the request's was used.
@@ -78,8 +79,7 @@ enum Next {
 
 impl<'a> Attempts<'a> {
     pub(crate) fn new(views: &'a Views, operation: Operation, timeout: Duration, clock: &'a Clock) -> Attempts<'a> {
-        let position = Position::of_key(operation.key());
-        let partition = position.partition(views.routes().view.partition_count);
+        let partition = operation.partition(views.routes().view.partition_count);
         Attempts {
             views,
             operation,
@@ -180,6 +180,7 @@ impl<'a> Attempts<'a> {
             (Some(Wire::Found(found)), false) => {
                 Ok(Next::Settled(Answer::Found(Found { value: found.value, version: Seq(found.version) })))
             }
+            (Some(Wire::Page(page)), false) => Ok(Next::Settled(Answer::Page(page.into()))),
             (Some(Wire::NotFound(_)), _) => self.nothing_changed(Answer::NotFound, "the key had no value"),
             (Some(Wire::ConditionFailed(failed)), true) => {
                 let version = failed.present.then_some(Seq(failed.version));

@@ -14,7 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use types::{Condition, ErrorCode, Fence, FencingToken, Mutation, MutationKind, Position, RequestId, View};
+use types::{
+    Condition, ErrorCode, Fence, FencingToken, Mutation, MutationKind, Page, PageQuery, PartitionId, Position,
+    RequestId, View,
+};
 use wire::convert::{Operation, check_key, check_value};
 
 /// How a client behaves.
@@ -104,7 +107,7 @@ impl Client {
         value: impl Into<Bytes>,
         condition: Condition,
     ) -> Result<PutOutcome, Error> {
-        self.put_fenced(key, value, condition, None).await
+        self.put_kind(key.into(), MutationKind::Put(value.into()), condition, None).await
     }
 
     /// As [`Client::put`], by the holder of a lock: refused where a newer grant of it was used.
@@ -118,9 +121,39 @@ impl Client {
         condition: Condition,
         fence: Option<Fence>,
     ) -> Result<PutOutcome, Error> {
-        let (key, value) = (key.into(), value.into());
-        check_value(&value).map_err(|error| Error::Invalid(error.to_string()))?;
-        match self.mutate(key, MutationKind::Put(value), condition, fence).await? {
+        self.put_kind(key.into(), MutationKind::Put(value.into()), condition, fence).await
+    }
+
+    /// Gives a key a value that is deleted once it has lived for so long, unless it is written again before. Never
+    /// earlier; later where a primary fails meanwhile: the next one counts from its own beginning.
+    ///
+    /// # Errors
+    /// As [`Client::put_fenced`].
+    pub async fn put_expiring(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        ttl: Duration,
+        condition: Condition,
+        fence: Option<Fence>,
+    ) -> Result<PutOutcome, Error> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        if ttl_ms == 0 {
+            return Err(Error::Invalid("the time to live is shorter than a millisecond".to_owned()));
+        }
+        wire::convert::check_ttl(ttl_ms).map_err(|error| Error::Invalid(error.to_string()))?;
+        self.put_kind(key.into(), MutationKind::PutExpiring { value: value.into(), ttl_ms }, condition, fence).await
+    }
+
+    async fn put_kind(
+        &self,
+        key: Bytes,
+        kind: MutationKind,
+        condition: Condition,
+        fence: Option<Fence>,
+    ) -> Result<PutOutcome, Error> {
+        check_value(kind.value().map_or(&[], |value| value)).map_err(|error| Error::Invalid(error.to_string()))?;
+        match self.mutate(key, kind, condition, fence).await? {
             Answer::Written(written) => Ok(PutOutcome::Done(written)),
             Answer::ConditionFailed(version) => Ok(PutOutcome::ConditionFailed(version)),
             // What a condition that needs a value hears where there is none.
@@ -213,6 +246,22 @@ impl Client {
     fn next_counter(&self) -> u64 {
         let step = u64::from(!on(Mutant::P28SameId));
         self.inner.requests.fetch_add(step, Ordering::Relaxed) + 1
+    }
+
+    /// One page of one partition.
+    pub(crate) async fn page(&self, partition: PartitionId, query: PageQuery) -> Result<Page, Error> {
+        match self.attempt(Operation::Scan(partition, query)).await? {
+            Answer::Page(page) => Ok(page),
+            other => Err(contradiction(&other)),
+        }
+    }
+
+    pub(crate) fn views(&self) -> &Arc<Views> {
+        &self.inner.views
+    }
+
+    pub(crate) fn leaders(&self) -> &Leaders {
+        &self.inner.leaders
     }
 
     async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {

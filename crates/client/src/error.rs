@@ -1,6 +1,6 @@
 //! Why something was not done, or is not known to be done.
 
-use types::{ErrorCode, FencingToken};
+use types::{ErrorCode, FencingToken, PartitionId, Seq};
 
 /// What a caller hears when there is no answer to give. Each reads as one line.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -53,6 +53,19 @@ pub enum Error {
     Unknown {
         /// Why it is not known.
         message: String,
+    },
+    /// What a watch was to show next is no longer kept (see [`WatchFrom`](crate::WatchFrom)).
+    #[error(
+        "compacted at {oldest}: the changes of {partition} after {after} are no longer kept; start over with what is \
+         there now"
+    )]
+    Compacted {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The last that was seen.
+        after: Seq,
+        /// The oldest change that is kept.
+        oldest: Seq,
     },
     /// The write came with a fencing token that is not the newest any more: it was not done, and never will be.
     #[error("denied: the lock was granted again since, with token {}; this one is {}", newest.0, token.0)]

@@ -18,7 +18,7 @@
 //!
 //! Leases, locks and elections go another way, to the leader of the viewleader group: [`Coordination`].
 //!
-//! Left out: TLS, transactions, watches; asking storage nodes for a view when no viewleader has ever answered.
+//! Left out: TLS, transactions; asking storage nodes for a view when no viewleader has ever answered.
 
 mod attempts;
 mod client;
@@ -33,9 +33,11 @@ mod node_streams;
 mod operations;
 mod outcome;
 mod routes;
+mod scan;
 mod slots;
 mod status;
 mod views;
+mod watch;
 
 pub use client::{Client, Options};
 pub use coordination::{Claimed, Coordination, Lease, LeaseStatus, LockGuard, LockStatus, Observed};
@@ -44,4 +46,6 @@ pub use leaders::Leaders;
 pub use node_streams::{NodeStreams, Sent};
 pub use operations::{Configure, Move, Moves, NodeMoves, Operation, Stranded};
 pub use outcome::{DeleteOutcome, Found, PutOutcome, Route, Written};
+pub use scan::{Item, Scan, ScanOptions};
 pub use status::{ClusterStatus, MemberStatus, NodeStatus};
+pub use watch::{Cursor, Watch, WatchEvent, WatchFrom, WatchViews, WatchWhat};

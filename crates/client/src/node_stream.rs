@@ -258,6 +258,7 @@ fn request_bytes(request: &v1::Request) -> usize {
         + match &request.operation {
             None => 0,
             Some(Operation::Get(get)) => get.key.len(),
+            Some(Operation::Scan(scan)) => scan.prefix.len() + scan.after.len(),
             Some(Operation::Put(put)) => put.key.len() + put.value.len() + compared(&put.condition),
             Some(Operation::Delete(delete)) => delete.key.len() + compared(&delete.condition),
         }

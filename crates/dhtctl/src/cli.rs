@@ -13,7 +13,9 @@ use crate::output::Format;
 use crate::playground::PlaygroundFlags;
 use crate::rebalance::RebalanceAction;
 use crate::recover::RecoverFlags;
+use crate::scan::ScanFlags;
 use crate::settings::ClusterAction;
+use crate::watch::WatchFlags;
 use clap::{Args, Parser, Subcommand};
 use client::{Client, Options};
 use daemon::Failure;
@@ -84,6 +86,10 @@ pub(crate) enum Command {
     Getr(GetrFlags),
     /// Take a key's value away.
     Delr(DelrFlags),
+    /// Print all keys, or those with a prefix, in order.
+    Scan(ScanFlags),
+    /// Print changes of a key, of keys with a prefix, or of the view, as they come.
+    Watch(WatchFlags),
     /// Print the view's epoch and its storage nodes.
     QueryServers(ClusterFlags),
     /// Print how the cluster is: viewleaders, storage nodes, partitions that lack something.
@@ -229,6 +235,13 @@ mod tests {
             "dhtctl setr key value --if-version x",
             "dhtctl getr",
             "dhtctl frobnicate",
+            "dhtctl watch",
+            "dhtctl watch key --prefix p",
+            "dhtctl watch --prefix p --from 3",
+            "dhtctl watch key --from 3 --with-current",
+            "dhtctl watch --view --with-current",
+            "dhtctl scan key",
+            "dhtctl setr key value --ttl soon",
             "dhtctl status --timeout soon",
             "dhtctl status --output xml",
             "dhtctl bench put --clients 0",

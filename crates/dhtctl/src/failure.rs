@@ -23,6 +23,7 @@ pub(crate) fn exit_of(error: &Error) -> Exit {
         | Error::NotAViewleader { .. }
         | Error::ViewleaderUnavailable { .. }
         | Error::NotBootstrapped { .. }
+        | Error::Compacted { .. }
         | Error::NotDone { .. } => Exit::Unavailable,
     }
 }
@@ -37,6 +38,7 @@ pub(crate) fn kind_of(error: &Error) -> &'static str {
             "no_viewleader"
         }
         Error::NotBootstrapped { .. } => "not_bootstrapped",
+        Error::Compacted { .. } => "compacted",
         Error::Fenced { .. } => "fenced",
         Error::Held { .. } => "held",
         Error::LeaseGone { .. } => "lease_gone",

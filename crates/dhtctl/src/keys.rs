@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::time::Duration;
 use types::limits::{LOCK_NAME_BYTES_MAX, VALUE_BYTES_MAX};
 use types::{Condition, Fence, FencingToken, Seq};
 
@@ -34,6 +35,10 @@ pub(crate) struct SetrFlags {
     /// Only if the key has this value.
     #[arg(long, value_name = "V", group = "condition")]
     if_value: Option<OsString>,
+    /// Delete the key after this time, unless it is written again before. Never earlier; later where its primary fails
+    /// meanwhile: the next one counts anew.
+    #[arg(long, value_name = "TIME", value_parser = daemon::settings::duration)]
+    ttl: Option<Duration>,
     /// Refuse it if the lock was granted to somebody else since: the token that came with the lock.
     #[arg(long, value_name = "NAME:TOKEN", value_parser = fence)]
     fence: Option<Fence>,
@@ -90,7 +95,11 @@ pub(crate) async fn setr(globals: &Globals, flags: SetrFlags) -> Result<Exit, Fa
     };
     let key = bytes(flags.key);
     let condition = if flags.if_absent { Condition::Absent } else { condition(flags.if_version, flags.if_value) };
-    let outcome = globals.connect(&flags.cluster).await?.put_fenced(key.clone(), value, condition, flags.fence).await;
+    let client = globals.connect(&flags.cluster).await?;
+    let outcome = match flags.ttl {
+        None => client.put_fenced(key.clone(), value, condition, flags.fence).await,
+        Some(ttl) => client.put_expiring(key.clone(), value, ttl, condition, flags.fence).await,
+    };
     settle(
         globals.output,
         &key,

@@ -21,7 +21,9 @@ mod output;
 mod playground;
 mod rebalance;
 mod recover;
+mod scan;
 mod settings;
+mod watch;
 
 use cli::{Cli, Command};
 use daemon::{Exit, Failure};
@@ -46,6 +48,8 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
         Command::Setr(setr) => keys::setr(&globals, setr).await,
         Command::Getr(getr) => keys::getr(&globals, getr).await,
         Command::Delr(delr) => keys::delr(&globals, delr).await,
+        Command::Scan(flags) => scan::run(&globals, flags).await,
+        Command::Watch(flags) => watch::run(&globals, flags).await,
         Command::QueryServers(flags) => cluster::query_servers(&globals, &flags).await,
         Command::Status(flags) => cluster::status(&globals, &flags).await,
         Command::Leaders(flags) => leaders::run(&globals, &flags).await,

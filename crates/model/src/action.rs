@@ -358,14 +358,18 @@ fn carry_out(instant: &mut Instant, id: NodeId, effect: Effect) {
                 instant.reports.sort_unstable();
             }
         }
-        // Nobody serves any more; nothing to do for a state that is never written; the view comes without being asked for.
+        // Nobody serves any more; nothing to do for a state that is never written; the view comes without being asked for;
+        // nobody scans here, and no key expires.
         Effect::Serving { term: None }
         | Effect::DeleteData { .. }
         | Effect::ReportStuck { .. }
         | Effect::ReportDamaged
         | Effect::WantView
         | Effect::ReadState { .. }
-        | Effect::Install { .. } => {}
+        | Effect::Install { .. }
+        | Effect::ScanState { .. }
+        | Effect::Expiring { .. }
+        | Effect::ExpiryOver { .. } => {}
     }
 }
 

@@ -5,13 +5,20 @@ use crate::persist::PersistRecord;
 use bytes::Bytes;
 use std::sync::Arc;
 use types::{
-    Configuration, EntryId, Epoch, ErrorCode, FencingToken, Generation, Mutation, NodeId, Record, RecordKey, RequestId,
-    Seq, Stamp, Term, WriteOutcome,
+    Configuration, EntryId, Epoch, ErrorCode, Expiry, FencingToken, Generation, Mutation, NodeId, Page, PageQuery,
+    Record, RecordKey, RequestId, Seq, Stamp, Term, WriteOutcome,
 };
 
 /// Names a client's request between the driver and a replica; unique among those that are open.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Token(pub u64);
+
+impl Token {
+    /// A replica's own in this term: no driver gives one of these to a request.
+    pub fn own(term: Term) -> Token {
+        Token(u64::MAX - term.0)
+    }
+}
 
 /// Numbers what a replica has asked to be written to the log: 1, 2, 3, … since it was started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -65,6 +72,29 @@ pub enum Event {
         token: Token,
         /// The user's key.
         key: Bytes,
+    },
+    /// A client wants a page of the partition's records.
+    ReadPage {
+        /// Whom to answer.
+        token: Token,
+        /// What it wants.
+        query: PageQuery,
+    },
+    /// What [`Effect::ScanState`] asked for, read at one instant.
+    Scanned {
+        /// For whom.
+        token: Token,
+        /// What the state held then.
+        applied: Seq,
+        /// By name; all within the query.
+        records: Vec<(Bytes, Record)>,
+        /// There are no more within the query.
+        ended: bool,
+    },
+    /// By the driver's clock these values have lived long enough; repeated until [`Effect::ExpiryOver`].
+    Expired {
+        /// Keys, and the versions whose time is over.
+        keys: Vec<(Bytes, Seq)>,
     },
     /// Nobody waits for these answers any more: answer *unknown* where it was appended, else not done.
     Expire {
@@ -200,6 +230,30 @@ pub enum Effect {
         /// About how much; at least one record, if there is one.
         bytes_max: usize,
     },
+    /// Read records of the state as the query says, all of them at one instant, no earlier than now; answer with
+    /// [`Event::Scanned`], some time. Values that are too long for the page are read too.
+    ScanState {
+        /// For whom.
+        token: Token,
+        /// Which life of the partition.
+        generation: Generation,
+        /// Which records.
+        query: PageQuery,
+    },
+    /// This value lives for so long from now on; then [`Event::Expired`]. Said once in a term, by whoever serves, of
+    /// every version that is committed; of a key that has a timer the greater version counts. All timers of the
+    /// partition end when it ceases to serve.
+    Expiring {
+        /// The key.
+        key: Bytes,
+        /// Its version, and how long that lives.
+        expiry: Expiry,
+    },
+    /// These versions need no timer any more.
+    ExpiryOver {
+        /// Keys and versions.
+        keys: Vec<(Bytes, Seq)>,
+    },
     /// P23: add these records to the state of this generation; answer with [`Event::Installed`], in order.
     Install {
         /// Which life of the partition; not the present one.
@@ -232,6 +286,8 @@ pub enum Answer {
     },
     /// The key's value.
     Found(Record),
+    /// A page of the partition's records.
+    Page(Page),
     /// The key has no value: of a read, or of a delete, which then did nothing.
     NotFound,
     /// The condition did not hold; nothing was done.
@@ -288,6 +344,8 @@ pub struct Settings {
     pub chunk_bytes_max: usize,
     /// Bytes of the log that are kept for a replica that is behind; more than that, and it needs a snapshot (P23).
     pub log_bytes_max: usize,
+    /// Bytes of the log that stay in memory for watchers after it was trimmed.
+    pub history_bytes_max: usize,
     /// Ticks without an answer before something is sent again; doubles up to sixteen times this.
     pub resend_ticks: u32,
     /// Ticks without progress before the primary reports that it is stuck, and between two such reports.
@@ -303,6 +361,7 @@ impl Default for Settings {
             reads_waiting_max: 100_000,
             chunk_bytes_max: 256 << 10,
             log_bytes_max: 16 << 20,
+            history_bytes_max: 256 << 10,
             resend_ticks: 5,
             stuck_ticks: 50,
         }

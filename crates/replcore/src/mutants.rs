@@ -92,6 +92,20 @@ mutants! {
     P17Round,
     /// Any `Prepared` that arrives confirms the reads that wait.
     P17Prepared,
+    /// A page of the state is completed with an overlay that lacks what the state did not have when it was read.
+    ScanStale,
+    /// A page is read without a round.
+    ScanRound,
+    /// A watcher is shown what is appended and not committed.
+    WatchUncommitted,
+    /// A watcher goes on one entry too late.
+    WatchLate,
+    /// A watcher goes on one entry too early.
+    WatchEarly,
+    /// A watcher goes on where the log begins, whatever is missing before.
+    WatchTrimmed,
+    /// A key whose time was over is deleted though it was written again since.
+    ExpiryVersion,
     /// A snapshot's swap drops the log beyond it.
     P23Beyond,
     /// A snapshot of what is committed here already is installed.

@@ -6,8 +6,9 @@
 use crate::fingerprint::hash_table;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
-use types::{Batch, Change, RecordKey, Seq};
+use types::{Batch, Change, Record, RecordKey, RecordKind, Seq};
 
 #[derive(Clone, Hash, Debug)]
 pub(crate) struct Version {
@@ -52,6 +53,32 @@ impl Overlay {
     /// The newest version at or below `limit`.
     pub(crate) fn newest_at(&self, key: &RecordKey, limit: Seq) -> Option<&Version> {
         self.records.get(key)?.iter().rev().find(|version| version.seq <= limit)
+    }
+
+    /// Records of `kind` whose newest version at or below `at` is above `after` and a value: the first `count` by name
+    /// among those that are `wanted`, and whether these are all.
+    pub(crate) fn added(
+        &self,
+        kind: RecordKind,
+        wanted: impl Fn(&Bytes) -> bool,
+        after: Seq,
+        at: Seq,
+        count: usize,
+    ) -> (BTreeMap<Bytes, Record>, bool) {
+        let mut added = BTreeMap::new();
+        let mut all = true;
+        for key in self.records.keys().filter(|key| key.kind == kind && wanted(&key.name)) {
+            let version = self.newest_at(key, at).filter(|version| version.seq > after);
+            let Some((seq, Some(value))) = version.map(|version| (version.seq, version.value.clone())) else {
+                continue;
+            };
+            added.insert(key.name.clone(), Record { seq, value });
+            if added.len() > count {
+                added.pop_last();
+                all = false;
+            }
+        }
+        (added, all)
     }
 
     /// Takes a truncated entry back. Entries are taken back newest first.

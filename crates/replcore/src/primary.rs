@@ -1,12 +1,14 @@
 //! Writing, as primary: judge, append, send, count, answer (P7–P12, P16, P19, P28).
 
 use crate::event::{Answer, Effect, Proposal, State, Token};
+use crate::expiring::Expiring;
 use crate::fences::Judged;
 use crate::message::Body;
 use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
 use crate::reads::{Reads, Waiting};
 use crate::replica::{Replica, Role, user};
+use crate::scanning::Scans;
 use crate::sending::Sending;
 use rustc_hash::FxHashSet;
 use std::collections::VecDeque;
@@ -35,6 +37,10 @@ pub(crate) struct Primary {
     writes: VecDeque<PendingWrite>,
     uncommitted_bytes: usize,
     pub(crate) reads: Reads,
+    /// Confirmed pages that the state is being read for.
+    pub(crate) scans: Scans,
+    /// What committed entries say of keys that expire.
+    pub(crate) expiring: Expiring,
     /// Ticks since something that waits has moved.
     pub(crate) still_ticks: u32,
 }
@@ -162,6 +168,10 @@ impl Primary {
         self.term
     }
 
+    pub(crate) fn uncommitted_bytes(&self) -> usize {
+        self.uncommitted_bytes
+    }
+
     pub(crate) fn serving(&self) -> bool {
         self.serving
     }
@@ -225,6 +235,8 @@ impl Replica {
             writes: VecDeque::new(),
             uncommitted_bytes: 0,
             reads: Reads::default(),
+            scans: Scans::default(),
+            expiring: Expiring::default(),
             still_ticks: 0,
         }));
         self.append_own(term, &Batch::default());
@@ -265,6 +277,7 @@ impl Replica {
             Self::reply(write.token, answer, effects);
         }
         primary.reads.refuse(&refusal, effects);
+        primary.scans.refuse(primary.term, &refusal, effects);
         if primary.serving {
             effects.push(Effect::Serving { term: None });
         }
@@ -345,14 +358,16 @@ impl Replica {
             return self.answer_as_read(token, answer, seen);
         }
         let value = match &mutation.kind {
-            MutationKind::Put(value) => Some(value.clone()),
+            MutationKind::Put(value) | MutationKind::PutExpiring { value, .. } => Some(value.clone()),
             MutationKind::Delete if current.is_none() => return self.answer_as_read(token, Answer::NotFound, seen),
             MutationKind::Delete => None,
         };
         let outcome = WriteOutcome { version: self.log.last().seq.next(), replaced: current.is_some() };
         let due = proposal.forget_before.0 >= self.requests.refused_before().0 + FORGET_STEP_MS;
+        let mut changes = vec![Change { key, value }];
+        changes.extend(self.begin_expiry(mutation, outcome.version));
         let batch = Batch {
-            changes: fence.into_iter().chain([Change { key, value }]).collect(),
+            changes: fence.into_iter().chain(changes).collect(),
             request: Some(Remembered { id: proposal.id, stamp: proposal.stamp, outcome }),
             forgotten_before: due.then_some(proposal.forget_before),
         };
@@ -371,7 +386,7 @@ impl Replica {
     }
 
     /// An entry that carries out no request.
-    fn append_batch(&mut self, batch: &Batch) {
+    pub(crate) fn append_batch(&mut self, batch: &Batch) {
         if let Role::Primary(primary) = &self.role {
             let term = primary.term;
             self.append_own(term, batch);
@@ -409,6 +424,7 @@ impl Replica {
             !over
         });
         primary.reads.expire(&expired, effects);
+        primary.scans.expire(&expired, effects);
     }
 
     // ------------------------------------------------------------------------------------------------ replication
@@ -586,16 +602,22 @@ impl Replica {
             .sum();
         primary.uncommitted_bytes = primary.uncommitted_bytes.saturating_sub(freed);
         primary.still_ticks = 0;
+        let mut begins = false;
         if !primary.serving {
             primary.serving = true;
             effects.push(Effect::Serving { term: Some(primary.term) });
+            begins = true;
         }
+        primary.expiring.committed(majority, effects);
         while let Some(write) = primary.writes.pop_front_if(|write| write.seq <= majority) {
             let durable_on = on_disk.iter().filter(|seq| **seq >= write.seq).count() as u32;
             let answer = Answer::Written { outcome: write.outcome, durable_on, term: primary.term };
             Self::reply(write.token, answer, effects);
         }
         self.commit_through(majority);
+        if begins {
+            self.list_expiring(effects);
+        }
     }
 
     // ------------------------------------------------------------------------------------------------ repetition

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
-use types::{ErrorCode, NodeId, Seq, Term};
+use types::{ErrorCode, NodeId, PageQuery, Seq, Term};
 
 /// One that waits for its round.
 #[derive(Clone, Hash, Debug)]
@@ -26,11 +26,17 @@ pub(crate) struct Waiting {
 enum What {
     /// The key's value as of what is committed when the answer leaves.
     Value(Bytes),
+    /// These records.
+    Page(PageQuery),
     /// This answer, once everything it saw is committed (P12).
     Settled { answer: Answer, seen: Seq },
 }
 
 impl Waiting {
+    pub(crate) fn page(token: Token, query: PageQuery) -> Waiting {
+        Waiting { token, what: What::Page(query) }
+    }
+
     pub(crate) fn settled(token: Token, answer: Answer, seen: Seq) -> Waiting {
         Waiting { token, what: What::Settled { answer, seen } }
     }
@@ -211,6 +217,10 @@ impl Replica {
                     Some(None) => Answer::NotFound,
                     None => Answer::Error(ErrorCode::Damaged),
                 },
+                What::Page(query) => {
+                    self.begin_scan(waiting.token, query.clone(), effects);
+                    continue;
+                }
                 What::Settled { seen, .. } if *seen > committed => {
                     early.push(waiting);
                     continue;

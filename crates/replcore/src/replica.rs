@@ -159,6 +159,11 @@ impl Replica {
             Event::Persisted { through } => self.on_persisted(through, effects),
             Event::Mutate { token, proposal } => self.on_mutate(token, &proposal, state, effects),
             Event::Read { token, key } => self.on_read(token, key, effects),
+            Event::ReadPage { token, query } => self.on_read_page(token, query, effects),
+            Event::Scanned { token, applied, records, ended } => {
+                self.on_scanned(token, applied, records, ended, effects);
+            }
+            Event::Expired { keys } => self.on_expired(keys, state, effects),
             Event::Expire { tokens } => self.on_expire(tokens, effects),
             Event::Flush => self.flush_primary(effects),
             Event::Tick => self.on_tick(effects),
@@ -286,7 +291,8 @@ impl Replica {
         self.checkpointed = self.checkpointed.max(through.min(self.applied.seq));
         // The log stays for whoever lacks it, up to a cap (P23).
         let kept_for = if self.log.bytes() > self.settings.log_bytes_max { self.pinned() } else { self.held_by_all };
-        self.log.trim_to(self.checkpointed.min(kept_for).min(self.committed));
+        let through = self.checkpointed.min(kept_for).min(self.committed);
+        self.log.trim_to(through, self.settings.history_bytes_max);
     }
 
     /// Committed changes for the state, or `None` where there are none or the last ones are still out.

@@ -247,6 +247,8 @@ impl Client {
             Answer::Found(record) => Heard::Found(record),
             Answer::NotFound => Heard::NotFound,
             Answer::ConditionFailed { version } => Heard::ConditionFailed(version),
+            // Only readers ask for pages.
+            Answer::Page(_) => return,
             Answer::Fenced { .. } => return self.hear_fenced(ctx),
             Answer::Error(code) => return self.hear_error(ctx, attempt, code),
         };

@@ -39,6 +39,14 @@ pub struct Counts {
     pub moved: u64,
     /// Disks lost.
     pub wiped: u64,
+    /// Pages that scanners were given.
+    pub pages: u64,
+    /// Changes that watchers were told.
+    pub fed: u64,
+    /// Times that a watcher had to begin anew.
+    pub compacted: u64,
+    /// Keys that expired.
+    pub expired: u64,
 }
 
 impl Counts {
@@ -58,6 +66,10 @@ impl Counts {
             snapshots: self.snapshots + other.snapshots,
             moved: self.moved + other.moved,
             wiped: self.wiped + other.wiped,
+            pages: self.pages + other.pages,
+            fed: self.fed + other.fed,
+            compacted: self.compacted + other.compacted,
+            expired: self.expired + other.expired,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Everything that can happen in a world, and what its parts say to each other.
 
 use crate::faults::Fault;
+use crate::readers::Subscription;
 use bytes::Bytes;
-use replcore::{Answer, Apply, Message, SnapshotId, Token};
+use replcore::{Answer, Apply, Fed, Message, NotFed, SnapshotId, Token};
 use std::sync::Arc;
 use types::{
-    Epoch, Generation, Incarnation, Mutation, NodeId, PartitionId, Record, RecordKey, RequestId, Stamp, Term, View,
+    Epoch, Generation, Incarnation, Mutation, NodeId, PageQuery, PartitionId, Record, RecordKey, RequestId, Seq, Stamp,
+    Term, View,
 };
 use viewcore::{Command, Heartbeat, Operation, Refusal, Registration};
 
@@ -23,6 +25,12 @@ pub(crate) enum Happening {
     Request { node: usize, request: Request },
     /// A client hears an answer.
     Answered { client: usize, number: u64, attempt: u32, answer: Answer },
+    /// A watcher asks a node for a partition.
+    Subscribe { node: usize, subscription: Subscription },
+    /// A watcher is told something.
+    Fed { watcher: usize, partition: PartitionId, number: u64, after: Seq, fed: Result<Fed, NotFed> },
+    /// A reader's own timer.
+    Reader(usize),
     /// A client's own timer.
     Client { client: usize, what: Timer },
     /// The next fault is due.
@@ -73,21 +81,58 @@ pub(crate) enum Process {
 /// What a node's process works through, in order, when it runs.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
-    Peer { from: NodeId, partition: PartitionId, message: Message },
-    Persisted { partition: PartitionId, through: replcore::PersistIndex },
-    Applied { partition: PartitionId, generation: Generation, through: types::EntryId },
-    Installed { partition: PartitionId, generation: Generation, number: u64 },
-    StateRead { partition: PartitionId, to: NodeId, snapshot: SnapshotId, records: Vec<(RecordKey, Record)> },
+    Peer {
+        from: NodeId,
+        partition: PartitionId,
+        message: Message,
+    },
+    Persisted {
+        partition: PartitionId,
+        through: replcore::PersistIndex,
+    },
+    Applied {
+        partition: PartitionId,
+        generation: Generation,
+        through: types::EntryId,
+    },
+    Installed {
+        partition: PartitionId,
+        generation: Generation,
+        number: u64,
+    },
+    StateRead {
+        partition: PartitionId,
+        to: NodeId,
+        snapshot: SnapshotId,
+        records: Vec<(RecordKey, Record)>,
+    },
     View(Arc<View>),
     Group(FromGroup),
     Request(Request),
-    Expire { partition: PartitionId, token: Token },
+    Expire {
+        partition: PartitionId,
+        token: Token,
+    },
     Tick,
     Forget,
     Saved,
     PeerUp(NodeId),
     PeerDown(NodeId),
     Damaged(PartitionId),
+    Scanned {
+        partition: PartitionId,
+        token: Token,
+        applied: Seq,
+        records: Vec<(Bytes, Record)>,
+        ended: bool,
+    },
+    Subscribe(Subscription),
+    /// A key's time is over, if it still has this version.
+    KeyExpired {
+        partition: PartitionId,
+        key: Bytes,
+        version: Seq,
+    },
 }
 
 /// What the state's thread is asked to do.
@@ -114,6 +159,13 @@ pub(crate) enum Job {
         after: Option<RecordKey>,
         bytes_max: usize,
     },
+    /// A page of the state for a scan.
+    Scan {
+        partition: PartitionId,
+        token: Token,
+        generation: Generation,
+        query: PageQuery,
+    },
     Delete {
         partition: PartitionId,
         generation: Generation,
@@ -134,6 +186,7 @@ pub(crate) struct Request {
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
     Get(Bytes),
+    Page(PageQuery),
     Mutate { id: RequestId, stamp: Stamp, mutation: Mutation },
 }
 

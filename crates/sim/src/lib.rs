@@ -6,8 +6,9 @@
 //! must come to rest.
 //!
 //! The map: [`world`] runs one seed; `plan` is what the seed decides beforehand, `faults` what goes wrong; `node` is a
-//! storage node around its replicas, with `disk` and the `network`; `group` the viewleaders; `client` the clients.
-//! [`trap`] has a process die between two effects of one step, and [`matrix`] does so at each kind of them.
+//! storage node around its replicas, with `disk` and the `network`; `group` the viewleaders; `client` the clients,
+//! `readers` those who scan and watch. [`trap`] has a process die between two effects of one step, and [`matrix`] does so
+//! at each kind of them.
 //!
 //! Invariants of the simulator itself: no clock, no thread, no random source but [`random`], no iteration over a hash
 //! table. The same seed gives the same trace, byte for byte.
@@ -27,6 +28,7 @@ mod network;
 mod node;
 mod plan;
 mod queue;
+mod readers;
 mod trace;
 pub mod trap;
 mod world;

@@ -11,6 +11,7 @@ use crate::node::Node;
 use crate::plan::{Plan, Scenario};
 use crate::queue::{MS, Micros};
 use crate::random::Random;
+use crate::readers::Reader;
 use crate::trace::{Keep, Trace};
 use crate::trap::Trap;
 use bytes::Bytes;
@@ -48,6 +49,7 @@ struct World {
     nodes: Vec<Node>,
     group: Group,
     clients: Vec<Client>,
+    readers: Vec<Reader>,
     finished: bool,
 }
 
@@ -85,10 +87,15 @@ impl World {
             let delay = ctx.between(PEACE / 2, PEACE);
             ctx.after(delay, Happening::Client { client, what: crate::happening::Timer::Next });
         }
+        let readers = Reader::all(&mut ctx);
+        for reader in 0..readers.len() {
+            let delay = ctx.between(PEACE / 2, PEACE);
+            ctx.after(delay, Happening::Reader(reader));
+        }
         ctx.after(PEACE, Happening::NextFault);
         let busy = ctx.plan.busy;
         ctx.after(PEACE + busy, Happening::Heal);
-        World { ctx, nodes, group, clients, finished: false }
+        World { ctx, nodes, group, clients, readers, finished: false }
     }
 
     fn run(&mut self) {
@@ -103,7 +110,7 @@ impl World {
     }
 
     fn happen(&mut self, happening: Happening) {
-        let World { ctx, nodes, group, clients, .. } = self;
+        let World { ctx, nodes, group, clients, readers, .. } = self;
         match happening {
             Happening::Process { node, start, what } => nodes[node].happen(ctx, start, what),
             Happening::Peer(envelope) => nodes[envelope.to].deliver(ctx, envelope),
@@ -116,9 +123,15 @@ impl World {
                 }
             }
             Happening::Request { node, request } => nodes[node].request(ctx, request),
-            Happening::Answered { client, number, attempt, answer } => {
-                clients[client].hear(ctx, number, attempt, answer);
+            Happening::Answered { client, number, attempt, answer } => match clients.get_mut(client) {
+                Some(client) => client.hear(ctx, number, attempt, answer),
+                None => readers[client - ctx.plan.clients].hear(ctx, number, answer),
+            },
+            Happening::Subscribe { node, subscription } => nodes[node].subscribe(ctx, subscription),
+            Happening::Fed { watcher, partition, number, after, fed } => {
+                readers[watcher].fed(ctx, partition, number, after, &fed);
             }
+            Happening::Reader(reader) => readers[reader].happen(ctx, group.view()),
             Happening::Client { client, what } => clients[client].happen(ctx, what, group.view()),
             Happening::NextFault => self.next_fault(),
             Happening::Fault(fault) => {
@@ -148,6 +161,7 @@ impl World {
     }
 
     fn stop_clients(&mut self) {
+        self.readers.iter_mut().for_each(Reader::stop);
         let count = self.clients.len();
         let mut to_read = vec![Vec::new(); count];
         for key in 0..self.ctx.plan.keys {
@@ -162,6 +176,12 @@ impl World {
         let view = self.group.view().filter(|view| view.has_map()).ok_or(Standstill::NoView)?;
         if let Some(client) = self.clients.iter().position(|client| !client.is_done()) {
             return Err(Standstill::Waiting { client });
+        }
+        if let Some(partition) = self.ctx.watch.expiring() {
+            return Err(Standstill::Expiring(partition));
+        }
+        if let Some(partition) = self.readers.iter().find_map(|reader| reader.behind(&self.ctx)) {
+            return Err(Standstill::Watching { partition });
         }
         invariants::nodes_at_rest(view, &self.nodes, &self.ctx.disks, &self.ctx.places)?;
         let gone = Default::default();

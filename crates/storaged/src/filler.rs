@@ -16,7 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use types::{NodeId, Record, RecordKey, RecordKind};
 
 /// Kinds of records that are read from the state, in this order. Requests come from the replica's memory.
-const KINDS: [RecordKind; 2] = [RecordKind::User, RecordKind::Fence];
+const KINDS: [RecordKind; 3] = [RecordKind::User, RecordKind::Fence, RecordKind::Expiry];
 /// Most records in a page.
 const PAGE_RECORDS_MAX: usize = 4096;
 /// The throttle sleeps so long at a time: it may be opened meanwhile.

@@ -33,8 +33,8 @@ const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-struct Gateway {
-    gate: Arc<Gate>,
+pub(crate) struct Gateway {
+    pub(crate) gate: Arc<Gate>,
     engine: Arc<dyn Engine>,
     /// Names this gateway's mutations (P28): drawn when first needed.
     client: u64,
@@ -50,6 +50,7 @@ pub(crate) fn router(gate: Arc<Gate>, engine: Arc<dyn Engine>) -> Result<Router,
         .map_err(|error| crate::Error::System { action: "draw a random number", reason: error.to_string() })?;
     let gateway = Arc::new(Gateway { gate, engine, client, counter: AtomicU64::new(0) });
     Ok(Router::new()
+        .route("/kvs/keys", get(crate::http_scan::keys))
         .route("/kvs/keys/{key}", get(get_key).put(put_key).delete(delete_key))
         .route("/kvs/key-count", get(key_count))
         .route("/kvs/shards", get(shards))
@@ -58,10 +59,17 @@ pub(crate) fn router(gate: Arc<Gate>, engine: Arc<dyn Engine>) -> Result<Router,
         .with_state(gateway))
 }
 
-type Gate_ = State<Arc<Gateway>>;
+pub(crate) type Gate_ = State<Arc<Gateway>>;
 
 async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) -> Response {
     let mut body = serde_json::from_slice::<Map<String, Value>>(&body).unwrap_or_default();
+    let ttl_ms = match body.remove("ttl_ms") {
+        None | Some(Value::Null) => 0,
+        Some(ttl) => match ttl.as_u64().filter(|ttl_ms| *ttl_ms > 0) {
+            Some(ttl_ms) => ttl_ms,
+            None => return bad_request("PUT", "ttl_ms is not a number of milliseconds"),
+        },
+    };
     let Ok(fence) = fence(body.remove("fence")) else { return bad_request("PUT", "Fence is not NAME:TOKEN") };
     let value = match body.remove("value") {
         None | Some(Value::Null) => return bad_request("PUT", "Value is missing"),
@@ -72,7 +80,7 @@ async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) ->
         return bad_request("PUT", "Key is too long");
     }
     let request = Some(gateway.request_id());
-    let put = v1::Put { key: key.into(), value, condition: None, request, fence };
+    let put = v1::Put { key: key.into(), value, condition: None, request, fence, ttl_ms };
     let response = gateway.call(Operation::Put(put)).await;
     match &response.result {
         Some(Outcome::Written(written)) => {
@@ -163,7 +171,7 @@ async fn shard(State(gateway): Gate_, Path(id): Path<String>) -> Response {
 impl Gateway {
     /// A request, again and again while its partition changes hands: what was refused then had no effect, and people with
     /// curl have no client library that would try again for them.
-    async fn call(&self, operation: Operation) -> v1::Response {
+    pub(crate) async fn call(&self, operation: Operation) -> v1::Response {
         let until = Instant::now() + HANDOVER_PATIENCE;
         let mut pause = PAUSE_MIN;
         loop {
@@ -201,7 +209,7 @@ impl Gateway {
         (status, axum::Json(body)).into_response()
     }
 
-    fn failure(&self, method: &str, response: &v1::Response) -> Response {
+    pub(crate) fn failure(&self, method: &str, response: &v1::Response) -> Response {
         let message = format!("Error in {method}");
         match &response.result {
             Some(Outcome::NotFound(_)) => {
@@ -247,18 +255,18 @@ fn fence(value: Option<Value>) -> Result<Option<v1::Fence>, ()> {
     }
 }
 
-fn bad_request(method: &str, error: &str) -> Response {
+pub(crate) fn bad_request(method: &str, error: &str) -> Response {
     let body = json!({ "error": error, "message": format!("Error in {method}") });
     (StatusCode::BAD_REQUEST, axum::Json(body)).into_response()
 }
 
-fn not_accepted() -> Response {
+pub(crate) fn not_accepted() -> Response {
     let body = json!({ "error": "no viewleader has accepted this node yet", "message": "Error in GET" });
     (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response()
 }
 
 /// RFC 4648's alphabet with padding.
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {

@@ -20,6 +20,12 @@ pub const EXPECTED_NODES_DEFAULT: u32 = 3;
 pub const REQUEST_MEMORY: Duration = Duration::from_secs(60);
 /// Longest value of a mutation's comparison (`--if-value`), in bytes.
 pub const COMPARED_VALUE_BYTES_MAX: usize = VALUE_BYTES_MAX;
+/// Most records in a page of a scan.
+pub const PAGE_RECORDS_MAX: usize = 4096;
+/// Bytes of a page of a scan, unless it asks for others; the most is [`VALUE_BYTES_MAX`].
+pub const PAGE_BYTES_DEFAULT: usize = 256 << 10;
+/// Longest time that a value may be given to live.
+pub const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Largest message between processes, in bytes: a batch is cut before it reaches this.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Shortest time that a lease can be granted for: shorter than an election would be lost in every one.

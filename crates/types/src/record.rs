@@ -13,6 +13,8 @@ pub enum RecordKind {
     Requests = 1,
     /// The newest fencing token that came with a write, by the name of its lock.
     Fence = 16,
+    /// How long the value of the key of this name lives ([`crate::Expiry`]).
+    Expiry = 24,
 }
 
 impl RecordKind {
@@ -22,6 +24,7 @@ impl RecordKind {
             0 => Some(RecordKind::User),
             1 => Some(RecordKind::Requests),
             16 => Some(RecordKind::Fence),
+            24 => Some(RecordKind::Expiry),
             _ => None,
         }
     }

@@ -73,8 +73,25 @@ pub struct Fence {
 pub enum MutationKind {
     /// Give the key this value.
     Put(Bytes),
+    /// Give the key this value for so long; then it is deleted, unless it was written again.
+    PutExpiring {
+        /// The value.
+        value: Bytes,
+        /// 1 to [`TTL_MAX`](crate::limits::TTL_MAX), in milliseconds.
+        ttl_ms: u64,
+    },
     /// Take the key's value away. Of a key without one: nothing, answered as not found.
     Delete,
+}
+
+impl MutationKind {
+    /// The value that it gives the key.
+    pub fn value(&self) -> Option<&Bytes> {
+        match self {
+            MutationKind::Put(value) | MutationKind::PutExpiring { value, .. } => Some(value),
+            MutationKind::Delete => None,
+        }
+    }
 }
 
 /// What a mutation that happened did: the answer that a retry gets again.

@@ -3,11 +3,14 @@
 use crate::v1;
 use bytes::Bytes;
 use std::sync::Arc;
-use types::limits::{COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, LOCK_NAME_BYTES_MAX, VALUE_BYTES_MAX};
+use types::limits::{
+    COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, LOCK_NAME_BYTES_MAX, PAGE_BYTES_DEFAULT, PAGE_RECORDS_MAX, TTL_MAX,
+    VALUE_BYTES_MAX,
+};
 use types::{
     ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Fence, FencingToken, Incarnation,
-    Mutation, MutationKind, NodeId, NodeInfo, PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, View,
-    ViewDelta,
+    Mutation, MutationKind, NodeId, NodeInfo, Page, PageItem, PageQuery, PartitionCount, PartitionId, RecordKind,
+    RequestId, Seq, Stamp, Term, View, ViewDelta,
 };
 
 /// A message that breaks a rule; the text says which, for a person.
@@ -270,6 +273,15 @@ pub fn check_value(value: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// # Errors
+/// [`Malformed`] if the time to live is longer than a value may be given; 0 is for ever.
+pub fn check_ttl(ttl_ms: u64) -> Result<(), Malformed> {
+    if u128::from(ttl_ms) > TTL_MAX.as_millis() {
+        return Err(malformed("the time to live is longer than 10 years; leave it out for a value that stays"));
+    }
+    Ok(())
+}
+
 impl From<Condition> for v1::Condition {
     fn from(condition: Condition) -> Self {
         use v1::condition::Condition as Wire;
@@ -320,14 +332,17 @@ pub enum Operation {
     Get(Bytes),
     /// A change, with the id that names it and its stamp (P28).
     Mutate(Mutation, RequestId, Stamp),
+    /// A page of a partition's keys.
+    Scan(PartitionId, PageQuery),
 }
 
 impl Operation {
-    /// The key it is about.
-    pub fn key(&self) -> &Bytes {
+    /// The partition it is about, of so many.
+    pub fn partition(&self, count: PartitionCount) -> PartitionId {
         match self {
-            Operation::Get(key) => key,
-            Operation::Mutate(mutation, ..) => &mutation.key,
+            Operation::Get(key) => count.partition_of(key),
+            Operation::Mutate(mutation, ..) => count.partition_of(&mutation.key),
+            Operation::Scan(partition, _) => *partition,
         }
     }
 
@@ -335,13 +350,24 @@ impl Operation {
     pub fn to_wire(&self) -> v1::request::Operation {
         match self.clone() {
             Operation::Get(key) => v1::request::Operation::Get(v1::Get { key }),
+            Operation::Scan(partition, query) => v1::request::Operation::Scan(v1::Scan {
+                partition: partition.0,
+                prefix: query.prefix,
+                after: query.after,
+                records_max: query.records_max as u32,
+                bytes_max: query.bytes_max as u32,
+                keys_only: query.names_only,
+            }),
             Operation::Mutate(Mutation { key, kind, condition, fence }, id, stamp) => {
                 let fence = fence.as_ref().map(fence_to_wire);
                 let condition = (condition != Condition::None).then(|| condition.into());
                 let request = Some(v1::RequestId { client: id.client, counter: id.counter, stamp: stamp.0 });
                 match kind {
                     MutationKind::Put(value) => {
-                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence })
+                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence, ttl_ms: 0 })
+                    }
+                    MutationKind::PutExpiring { value, ttl_ms } => {
+                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence, ttl_ms })
                     }
                     MutationKind::Delete => {
                         v1::request::Operation::Delete(v1::Delete { key, condition, request, fence })
@@ -364,13 +390,33 @@ impl Operation {
                 check_key(&get.key)?;
                 Ok(Operation::Get(get.key))
             }
+            Wire::Scan(scan) => {
+                if scan.prefix.len() > KEY_BYTES_MAX || scan.after.len() > KEY_BYTES_MAX {
+                    return Err(malformed(format!("a prefix or a cursor has more than a key's {KEY_BYTES_MAX} bytes")));
+                }
+                let bytes_max = if scan.bytes_max == 0 { PAGE_BYTES_DEFAULT } else { scan.bytes_max as usize };
+                let query = PageQuery {
+                    kind: RecordKind::User,
+                    prefix: scan.prefix,
+                    after: scan.after,
+                    records_max: (scan.records_max as usize).min(PAGE_RECORDS_MAX),
+                    bytes_max: bytes_max.min(VALUE_BYTES_MAX),
+                    names_only: scan.keys_only,
+                };
+                Ok(Operation::Scan(PartitionId(scan.partition), query))
+            }
             Wire::Put(put) => {
                 check_key(&put.key)?;
                 check_value(&put.value)?;
                 let condition = condition_from_wire(put.condition)?;
                 let (id, stamp) = named(put.request)?;
+                check_ttl(put.ttl_ms)?;
+                let kind = match put.ttl_ms {
+                    0 => MutationKind::Put(put.value),
+                    ttl_ms => MutationKind::PutExpiring { value: put.value, ttl_ms },
+                };
                 let fence = put.fence.map(fence_from_wire).transpose()?;
-                let mutation = Mutation { key: put.key, kind: MutationKind::Put(put.value), condition, fence };
+                let mutation = Mutation { key: put.key, kind, condition, fence };
                 Ok(Operation::Mutate(mutation, id, stamp))
             }
             Wire::Delete(delete) => {
@@ -382,5 +428,29 @@ impl Operation {
                 Ok(Operation::Mutate(mutation, id, stamp))
             }
         }
+    }
+}
+
+impl From<Page> for v1::Page {
+    fn from(page: Page) -> Self {
+        let items = page.items.into_iter().map(|PageItem { name, seq, value }| v1::Item {
+            key: name,
+            version: seq.0,
+            value_left_out: value.is_none(),
+            value: value.unwrap_or_default(),
+        });
+        let items = items.collect();
+        v1::Page { items, at: page.at.0, more: page.resume.is_some(), resume: page.resume.unwrap_or_default() }
+    }
+}
+
+impl From<v1::Page> for Page {
+    fn from(page: v1::Page) -> Self {
+        let items = page.items.into_iter().map(|item| PageItem {
+            name: item.key,
+            seq: Seq(item.version),
+            value: (!item.value_left_out).then_some(item.value),
+        });
+        Page { items: items.collect(), at: Seq(page.at), resume: page.more.then_some(page.resume) }
     }
 }

@@ -40,7 +40,7 @@ impl Register {
             (Action::Mutate { kind, condition }, heard) => {
                 let before = self.when(condition, operations)?;
                 let writer = match kind {
-                    MutationKind::Put(_) => index as u32 + 1,
+                    MutationKind::Put(_) | MutationKind::PutExpiring { .. } => index as u32 + 1,
                     MutationKind::Delete => (before.writer != 0).then_some(0)?,
                 };
                 match heard {

@@ -117,10 +117,10 @@ impl Plan {
         for index in open {
             // A read that was not answered shows nothing.
             let Action::Mutate { kind, condition } = &operations[index].action else { continue };
-            let asks = match kind {
-                MutationKind::Delete => Asks::Delete,
-                MutationKind::Put(value) if seen.contains(value) => Asks::Put(value),
-                MutationKind::Put(_) => Asks::PutUnseen,
+            let asks = match kind.value() {
+                None => Asks::Delete,
+                Some(value) if seen.contains(value) => Asks::Put(value),
+                Some(_) => Asks::PutUnseen,
             };
             let class = *known.entry((asks, format!("{condition:?}"))).or_insert(self.classes.len());
             if class == self.classes.len() {
@@ -130,7 +130,7 @@ impl Plan {
                     Condition::None | Condition::Absent | Condition::Present => self.general.push(class),
                 }
                 let is_conditional = *condition != Condition::None;
-                let is_unseen = matches!(kind, MutationKind::Put(value) if !seen.contains(value));
+                let is_unseen = kind.value().is_some_and(|value| !seen.contains(value));
                 if is_unseen {
                     self.unseen.get_or_insert(index);
                 }

@@ -215,7 +215,9 @@ fn random_history(random: &mut crate::random::Random) -> Vec<Operation> {
                     version += random.between(1, 2);
                     let replaced = present.is_some();
                     present = match kind {
-                        MutationKind::Put(value) => Some(Record { seq: Seq(version), value: value.clone() }),
+                        MutationKind::Put(value) | MutationKind::PutExpiring { value, .. } => {
+                            Some(Record { seq: Seq(version), value: value.clone() })
+                        }
                         MutationKind::Delete => None,
                     };
                     written(version, replaced)

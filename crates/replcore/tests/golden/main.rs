@@ -25,6 +25,7 @@ macro_rules! scripts {
 }
 
 scripts![
+    expiry,
     fence,
     learner,
     mismatch,
@@ -39,6 +40,7 @@ scripts![
     rule_14,
     rule_16,
     rule_23,
+    scan,
     scenario_01,
     scenario_02,
     scenario_03,
@@ -56,5 +58,6 @@ scripts![
     snapshot,
     takeover,
     takeover_conflict,
+    watch,
     write,
 ];

@@ -45,7 +45,7 @@ impl Node {
         }
         let Some(process) = &self.process else { return };
         let scene = scene(self.place, process.start, partition, &ctx.disks, &ctx.places, &ctx.lost);
-        ctx.watch.stepped(scene, &process.replicas[partition.0 as usize]);
+        ctx.watch.stepped(ctx.now, scene, &process.replicas[partition.0 as usize]);
     }
 
     pub(super) fn apply(&mut self, ctx: &mut Context, partition: PartitionId) {
@@ -84,6 +84,15 @@ impl Node {
             Job::Read { partition, to, snapshot, generation, after, bytes_max } => {
                 let records = disk.page(partition, generation, after.as_ref(), bytes_max);
                 self.take(ctx, Input::StateRead { partition, to, snapshot, records });
+            }
+            Job::Scan { partition, token, generation, query } => {
+                let (applied, records, ended) = disk.scan(partition, generation, &query);
+                // Another thread's: what is applied meanwhile may be heard of first.
+                let input = Input::Scanned { partition, token, applied, records, ended };
+                let delay = ctx.random.between(1, ctx.plan.apply_max);
+                if let Some(start) = self.start_number() {
+                    ctx.process(delay, self.place, start, Process::Input(input));
+                }
             }
             Job::Delete { partition, generation } => disk.delete(partition, generation),
         }
@@ -167,9 +176,17 @@ impl Node {
                         ctx.watch.serving(scene, ctx.disks[place].id.unwrap_or_default(), term);
                         process.serving.insert(partition, term);
                     }
-                    None => drop(process.serving.remove(&partition)),
+                    None => {
+                        process.serving.remove(&partition);
+                        process.timers.retain(|(of, _), _| *of != partition);
+                    }
                 }
             }
+            Effect::ScanState { token, generation, query } => {
+                self.order(ctx, Job::Scan { partition, token, generation, query });
+            }
+            Effect::Expiring { key, expiry } => self.key_expires(ctx, partition, key, expiry),
+            Effect::ExpiryOver { keys } => self.expiry_over(ctx, partition, keys),
             Effect::DeleteData { generation } => self.order(ctx, Job::Delete { partition, generation }),
             Effect::ReadState { to, snapshot, generation, after, bytes_max } => {
                 ctx.counts.snapshots += u64::from(after.is_none());

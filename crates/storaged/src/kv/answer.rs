@@ -15,6 +15,7 @@ pub(crate) fn response(number: u64, me: NodeId, partition: PartitionId, answer: 
             term: term.0,
         }),
         Answer::Found(record) => Wire::Found(v1::Found { value: record.value, version: record.seq.0 }),
+        Answer::Page(page) => Wire::Page(page.into()),
         Answer::NotFound => Wire::NotFound(v1::NotFound {}),
         Answer::ConditionFailed { version } => Wire::ConditionFailed(v1::ConditionFailed {
             present: version.is_some(),

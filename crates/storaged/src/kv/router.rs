@@ -116,7 +116,11 @@ fn sort(node: &Node, view: &View, request: v1::Request, now: Moment, too_many: b
         Ok(operation) => operation,
         Err(malformed) => return Sorted::Refused(None, ErrorCode::Invalid, Some(malformed.to_string())),
     };
-    let partition = view.partition_of(operation.key());
+    let partition = operation.partition(view.partition_count);
+    if partition.0 >= view.partition_count.get() {
+        let detail = format!("there is no {partition}; the cluster has {} partitions", view.partition_count.get());
+        return Sorted::Refused(None, ErrorCode::Invalid, Some(detail));
+    }
     let Some(configuration) = view.configuration(partition) else {
         return Sorted::Refused(Some(partition), ErrorCode::NotBootstrapped, None);
     };
@@ -139,7 +143,8 @@ fn sort(node: &Node, view: &View, request: v1::Request, now: Moment, too_many: b
 fn forward(node: Arc<Node>, connection: Arc<Connection>, request: v1::Request, partition: PartitionId, address: &str) {
     counter!("storaged_forwarded_total").increment(1);
     let number = request.number;
-    let changes = !matches!(request.operation, Some(v1::request::Operation::Get(_)));
+    use v1::request::Operation::{Get, Scan};
+    let changes = !matches!(request.operation, Some(Get(_) | Scan(_)));
     let patience = Duration::from_millis(u64::from(request.timeout_ms + FORWARDING_MS / 2));
     let sent = node.streams.send(address, request, patience);
     tokio::spawn(async move {

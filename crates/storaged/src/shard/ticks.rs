@@ -5,6 +5,7 @@
 use crate::clock;
 use crate::shard::worker::Worker;
 use replcore::Event;
+use std::time::Duration;
 
 /// Followers that are behind are reported every so many ticks.
 const BEHIND_EVERY_TICKS: u64 = 25;
@@ -52,6 +53,22 @@ impl Worker {
             slot.told.clone_from(&now);
             let partition = slot.replica.partition();
             self.parts.reports.followers(partition, now.0, now.1);
+        }
+    }
+
+    /// How long until the first key expires.
+    pub(super) fn until_timer(&self) -> Duration {
+        let due = self.timers.next().unwrap_or(self.now);
+        Duration::from_millis(due.0.saturating_sub(self.parts.clock.now().0))
+    }
+
+    /// Keys whose time is over: their replicas decide.
+    pub(super) fn propose_expired(&mut self) {
+        if self.timers.next().is_none_or(|due| due > self.now) || self.stopping.is_some() {
+            return;
+        }
+        for (place, keys) in self.timers.take_due(self.now) {
+            self.step(place, Event::Expired { keys });
         }
     }
 

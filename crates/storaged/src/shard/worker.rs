@@ -11,12 +11,15 @@ use crate::meters::ShardMeters;
 use crate::peer::Links;
 use crate::peer::link::Era;
 use crate::reports::Reports;
+use crate::scanner::{Scan, Scanner};
 use crate::shard::burst::Burst;
 use crate::shard::input::{Completion, Incoming, Input, Persisted};
 use crate::shard::lag::Lag;
 use crate::shard::open::{Open, OpenRequest};
 use crate::shard::retention::Retention;
 use crate::shard::slot::{PartitionState, Slot};
+use crate::shard::timers::Timers;
+use crate::watch::feeds::Feeds;
 use engine::{Engine, Keyspace};
 use replcore::{Answer, Body, Effect, Event, Message, Proposal, Replica, Settings};
 use std::collections::BTreeMap;
@@ -59,6 +62,8 @@ pub(crate) struct Parts {
     pub(crate) applier: Applier,
     /// The applied state, for snapshots.
     pub(crate) filler: Filler,
+    /// The applied state, for clients' scans.
+    pub(crate) scanner: Scanner,
     /// The write-ahead log.
     pub(crate) journal: Arc<dyn Journal>,
     /// The ways to the peers.
@@ -98,6 +103,8 @@ pub(crate) struct Worker {
     pub(super) stopping: Option<Moment>,
     pub(super) completions: mpsc::UnboundedSender<Completion>,
     pub(super) meters: ShardMeters,
+    pub(super) feeds: Feeds,
+    pub(super) timers: Timers,
     completed: mpsc::UnboundedReceiver<Completion>,
     peers: BTreeMap<NodeId, Option<Era>>,
     burst: Burst,
@@ -127,6 +134,8 @@ impl Worker {
             stopping: None,
             completions,
             meters: ShardMeters::new(parts.index),
+            feeds: Feeds::default(),
+            timers: Timers::default(),
             completed,
             peers: BTreeMap::new(),
             burst: Burst::default(),
@@ -161,6 +170,7 @@ impl Worker {
         self.change_view(&self.parts.view.clone());
         self.end_burst();
         while !self.failed && !self.is_finished() {
+            let (until_timer, any_timer) = (self.until_timer(), self.timers.next().is_some());
             tokio::select! {
                 biased;
                 Some(completion) = self.completed.recv() => {
@@ -173,6 +183,9 @@ impl Worker {
                     self.on_input(input);
                 }
                 _ = ticker.tick(), if self.wants_ticks() => self.now = self.parts.clock.now(),
+                () = tokio::time::sleep(until_timer), if any_timer => {
+                    self.now = self.parts.clock.now();
+                }
                 _ = forgetting.tick() => {
                     self.now = self.parts.clock.now();
                     self.forget();
@@ -184,6 +197,7 @@ impl Worker {
             if self.now >= self.last_tick.after_ms(TICK_MS) && self.wants_ticks() {
                 self.on_tick();
             }
+            self.propose_expired();
             self.end_burst();
         }
         tracing::debug!(shard = self.parts.index, "the shard has ended");
@@ -235,6 +249,9 @@ impl Worker {
             }
             Input::Drain(done) => self.lag.ask_to_drain(done),
             Input::Checkpointed(done) => self.trim(done),
+            Input::Watch { watcher, wanted } => self.watch(&watcher, wanted),
+            Input::WatchRoom(watcher) => self.feeds.room(&watcher),
+            Input::WatchProgress(watcher) => self.feeds.progress(&watcher),
             Input::Stop => self.stop(),
         }
     }
@@ -274,6 +291,11 @@ impl Worker {
                 let place = self.place_of(partition);
                 self.step(place, Event::StateRead { to, snapshot, records });
             }
+            Completion::Scanned { partition, token, applied, records, ended } => {
+                let place = self.place_of(partition);
+                self.step(place, Event::Scanned { token, applied, records, ended });
+            }
+            Completion::CatchUp => self.feeds.woken(),
             Completion::Damaged(partition) => {
                 let place = self.place_of(partition);
                 self.step(place, Event::Damaged);
@@ -307,10 +329,9 @@ impl Worker {
         let token = self.open.insert(OpenRequest { connection: connection.clone(), number, partition, deadline });
         let event = match operation {
             Operation::Get(key) => Event::Read { token, key },
+            Operation::Scan(_, query) => Event::ReadPage { token, query },
             Operation::Mutate(mutation, id, stamp) => {
-                if let types::MutationKind::Put(value) = &mutation.kind {
-                    self.burst_bytes += value.len();
-                }
+                self.burst_bytes += mutation.kind.value().map_or(0, bytes::Bytes::len);
                 let forget_before = clock::forget_before(calendar_ms, stamp);
                 let proposal = Proposal { id, stamp, mutation, forget_before };
                 Event::Mutate { token, proposal }
@@ -495,6 +516,10 @@ impl Worker {
                         slot.serving = term;
                         slot.told = (Vec::new(), None);
                     }
+                    if term.is_none() {
+                        self.feeds.end(place, ErrorCode::NotPrimary);
+                        self.timers.end(place);
+                    }
                 }
                 Effect::DeleteData { generation } => self.parts.applier.delete(Keyspace { partition, generation }),
                 Effect::ReadState { to, snapshot, generation, after, bytes_max } => {
@@ -502,6 +527,16 @@ impl Worker {
                     let page = Page { keyspace, to, snapshot, after, bytes_max };
                     self.parts.filler.read(page, self.completions.clone());
                 }
+                Effect::ScanState { token, generation, query } => {
+                    let scan = Scan { keyspace: Keyspace { partition, generation }, token, query };
+                    self.parts.scanner.read(scan, self.completions.clone());
+                }
+                Effect::Expiring { key, expiry } => {
+                    // Not the burst's beginning, and no part of a millisecond less: never early.
+                    let from = self.parts.clock.now().after_ms(1);
+                    self.timers.begin(place, &key, expiry, from);
+                }
+                Effect::ExpiryOver { keys } => self.timers.over(place, &keys),
                 Effect::Install { generation, number, records, start } => {
                     let part = Part { keyspace: Keyspace { partition, generation }, number, records, start };
                     self.parts.applier.install(part, self.completions.clone());
@@ -523,6 +558,7 @@ impl Worker {
             self.settle(self.touched[index]);
         }
         self.touched.clear();
+        self.catch_up();
         self.burst_bytes = 0;
         if self.failed {
             return;
@@ -532,7 +568,7 @@ impl Worker {
         }
         let (sent, submitted) = self.burst.leave(self.parts.journal.as_ref(), &self.completions);
         self.submissions += u64::from(submitted);
-        self.meters.burst(sent, self.lag.bytes(), self.open.len());
+        self.meters.burst(sent, self.lag.bytes(), self.open.len(), self.timers.len());
         self.answer_trimming();
     }
 
@@ -541,6 +577,7 @@ impl Worker {
         let now = self.now;
         let Some(Some(slot)) = self.slots.get_mut(place) else { return };
         slot.touched = false;
+        self.feeds.feed(place, &slot.replica);
         // A learner that is full is waited for; one that is gone is not full any more.
         let report = slot.serving.is_some() && slot.told.1 != slot.replica.filled();
         if !slot.ticking && slot.replica.needs_tick() {
@@ -633,6 +670,7 @@ impl Worker {
     // ------------------------------------------------------------------------------------------------ the end
 
     fn stop(&mut self) {
+        self.feeds.end_all(ErrorCode::ShuttingDown);
         let latest = self.now.after_ms(STOP_MAX_MS);
         self.stopping = Some(latest.after_ms(10 * TICK_MS));
         self.open.hurry(latest);
