@@ -232,20 +232,20 @@ async fn change_leaders(playground: &Playground) -> Result<()> {
         let old = old.context("the leader is one of the playground's")?;
         if stopped {
             signal(old.pid, "STOP")?;
+            let others: Vec<String> = leaders.iter().filter(|other| **other != address).cloned().collect();
+            await_condition("another one leads", || Ok(leader(&others)?.is_some_and(|(_, newer)| newer > term)))?;
         } else {
+            // Back in time, it leads again, and in the same term.
             playground.kill(&old)?;
+            playground.await_restart(&old)?;
+            await_condition("somebody leads again", || Ok(leader(&leaders)?.is_some()))?;
         }
-        let others: Vec<String> = leaders.iter().filter(|other| **other != address).cloned().collect();
-        // The same one may lead again, if it is back in time.
-        await_condition("somebody leads again", || Ok(leader(&others)?.is_some_and(|(_, newer)| newer > term)))?;
         for lease in &leases {
             let status = coordination.lease(lease.id()).await?;
             ensure!(status.is_some() && lease.is_held(), "lease {} was lost with the leader", lease.id());
         }
         if stopped {
             signal(old.pid, "CONT")?;
-        } else {
-            playground.await_restart(&old)?;
         }
     }
     let lock = coordination.lock_status("jobs").await?.context("it is held")?;

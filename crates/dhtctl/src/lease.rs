@@ -186,7 +186,7 @@ mod tests {
         };
         assert_eq!(
             text(&[lease(7, &[]), lease(12, &["a", "b"])]),
-            "  lease  time  left      locks\n  l7     10s   7s 250ms  –\n  l12    10s   7s 250ms  a, b\n\n2 leases"
+            "  lease  time      left  locks\n  l7      10s  7s 250ms  –\n  l12     10s  7s 250ms  a, b\n\n2 leases"
         );
     }
 }

@@ -27,7 +27,6 @@ const FOUND_IN: &[(Mutant, &str)] = &[
     (Mutant::P2OwnVote, "crash"),
     (Mutant::P2Promise, "crash-takeover"),
     (Mutant::P7Promise, "takeover-read"),
-    (Mutant::P7Shorter, "writes"),
     (Mutant::P8, "takeover-read"),
     (Mutant::P9Learner, "members"),
     (Mutant::P9Majority, "writes"),

@@ -22,16 +22,16 @@ pub const ACTS: &[(Act, &[Role])] = &[
     (Sends("chunk"), &[Starting, Serving]),
     (Sends("chunk-taken"), &[Follower]),
     (Sends("confirm"), &[Serving]),
-    (Sends("confirmed"), &[Follower]),
+    (Sends("confirmed"), &[Follower, Serving]),
     (Sends("fenced"), &[Follower, TakingOver, Starting, Serving]),
     (Sends("fetch"), &[TakingOver]),
     (Sends("fetched"), &[Follower]),
     (Sends("mismatch"), &[Follower, TakingOver]),
     (Sends("not-member"), &[Nothing]),
     (Sends("prepare"), &[Starting, Serving]),
-    (Sends("prepared"), &[OutOfService, Follower, TakingOver]),
+    (Sends("prepared"), &[OutOfService, Follower, TakingOver, Starting]),
     (Sends("seal"), &[TakingOver]),
-    (Sends("sealed"), &[Follower, TakingOver]),
+    (Sends("sealed"), &[Follower, TakingOver, Starting]),
 ];
 
 /// Worlds in which each cell is run.
