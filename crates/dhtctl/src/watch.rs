@@ -35,7 +35,7 @@ pub(crate) struct WatchFlags {
     #[arg(long, conflicts_with_all = ["key", "prefix", "from", "with_current", "cursor"])]
     view: bool,
     /// Only what came after this version of the key.
-    #[arg(long, value_name = "VERSION", requires = "key", conflicts_with_all = ["with_current", "cursor"])]
+    #[arg(long, value_name = "VERSION", requires = "key", conflicts_with_all = ["prefix", "with_current", "cursor"])]
     from: Option<u64>,
     /// First what is there, then every change.
     #[arg(long)]
