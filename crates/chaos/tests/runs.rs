@@ -51,7 +51,7 @@ fn assert_nothing_is_left(place: &Path) {
 fn a_short_run_holds_and_leaves_nothing() {
     let place = place();
     let output =
-        dht_chaos(place.path(), "run --seconds 20 --faults kill,pause,cut --seed 1 --floor 5").output().unwrap();
+        dht_chaos(place.path(), "run --seconds 20 --faults kill,pause,cut --seed 1 --floor 0").output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert_nothing_is_left(place.path());
     let report = report(place.path());
