@@ -239,3 +239,68 @@ fn tell(done: &UnboundedSender<Completion>, completion: Completion) {
     // A shard goes only when the node ends.
     let _ended = done.send(completion);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use engine::{Fault, FaultyEngine, MemoryEngine, Operation};
+    use tokio::sync::mpsc::unbounded_channel;
+    use types::{Generation, Seq, Term};
+
+    const KEYSPACE: Keyspace = Keyspace { partition: PartitionId(3), generation: Generation(2) };
+
+    fn part(number: u64, keys: usize, start: Option<EntryId>) -> Part {
+        let record = Record { seq: Seq(7), value: Bytes::from(vec![1; 4096]) };
+        let key = |key: usize| RecordKey::user(Bytes::from(format!("{number}-{key:06}")));
+        Part { keyspace: KEYSPACE, number, records: (0..keys).map(|at| (key(at), record.clone())).collect(), start }
+    }
+
+    /// Does what is asked for, then ends; what was told meanwhile, and how it ended.
+    fn worked(engine: &dyn Engine, jobs: Vec<Part>) -> (Vec<u64>, Result<(), EngineError>) {
+        let (done, mut told) = unbounded_channel();
+        let (orders, queue) = mpsc::channel();
+        for part in jobs {
+            orders.send(Job::Install { part, done: done.clone() }).expect("the queue is there");
+        }
+        drop((orders, done));
+        let ended = work(engine, &queue);
+        let mut numbers = Vec::new();
+        while let Ok(Completion::Installed { number, keyspace }) = told.try_recv() {
+            assert_eq!(keyspace, KEYSPACE);
+            numbers.push(number);
+        }
+        (numbers, ended)
+    }
+
+    /// Guards P23 against a snapshot that is said to be complete before it is on disk: after a crash the replica would
+    /// have promised with a log that begins where its state does not reach.
+    #[test]
+    fn the_last_part_is_told_only_after_a_checkpoint() {
+        let start = EntryId { term: Term(1), seq: Seq(7) };
+        let parts = || vec![part(0, 3, None), part(1, 3, Some(start))];
+        let (told, ended) = worked(&MemoryEngine::default(), parts());
+        assert_eq!((told, ended.is_ok()), (vec![0, 1], true));
+
+        let engine = FaultyEngine::new(MemoryEngine::default());
+        engine.fail(Operation::Checkpoint, 0, Fault::Io(std::io::ErrorKind::StorageFull));
+        let (told, ended) = worked(&engine, parts());
+        assert_eq!((told, ended.is_err()), (vec![0], true), "what is not on disk was told");
+    }
+
+    /// Guards against a call in which readers wait for a whole page, and against a part that is cut in two and then says
+    /// that the state reaches `start` before all of it is there.
+    #[test]
+    fn a_large_part_goes_in_short_calls_and_only_the_last_says_what_it_amounts_to() {
+        let start = EntryId { term: Term(1), seq: Seq(7) };
+        let engine = FaultyEngine::new(MemoryEngine::default());
+        // 4 KiB each: 32 of 100 records fill a call, so the fourth is the last.
+        engine.fail(Operation::Apply, 3, Fault::Io(std::io::ErrorKind::Other));
+        let (told, ended) = worked(&engine, vec![part(0, 100, Some(start))]);
+        assert_eq!((told, ended.is_err()), (vec![], true), "it went in fewer calls");
+        assert_eq!(engine.inner().applied(KEYSPACE).expect("memory reads"), EntryId::ZERO);
+        let (told, ended) = worked(engine.inner(), vec![part(0, 100, Some(start))]);
+        assert_eq!((told, ended.is_ok()), (vec![0], true));
+        assert_eq!(engine.inner().applied(KEYSPACE).expect("memory reads"), start);
+    }
+}

@@ -47,8 +47,8 @@ async fn main() -> Result<()> {
     let directory = playground.directory();
     let disk = disk_bytes_per_second(directory)?;
     let store = store_bytes_per_second(&directory.join("store-alone"))?;
-    let moves_by_default = leaders.moves(None).await?.moves_per_node;
-    set_moves_per_node(&leaders, MOVES_UNBOUNDED).await?;
+    let by_default = leaders.moves(None).await?;
+    bound(&leaders, 0, MOVES_UNBOUNDED).await?;
     let (quiet, _fourth) = join(&playground, &leaders, "s4").await?;
     let share = (VALUES * VALUE_BYTES * 3) as f64 / 4.0;
     let rate = quiet.bytes as f64 / quiet.elapsed.as_secs_f64();
@@ -66,15 +66,16 @@ async fn main() -> Result<()> {
         rate / disk
     );
 
-    set_moves_per_node(&leaders, moves_by_default).await?;
+    bound(&leaders, by_default.fill_bytes_per_second, by_default.moves_per_node).await?;
     let load = Steady::start(&client);
     tokio::time::sleep(Duration::from_secs(8)).await;
     let before = load.cut();
     let (filled, _fifth) = join(&playground, &leaders, "s5").await?;
     let during = load.stop().await?;
     println!(
-        "a fifth node joins as by default, {moves_by_default} moves a node at a time, {CLIENTS} clients, a request every \
-         {} ms each:",
+        "a fifth node joins as by default ({} MiB/s and {} moves a node), {CLIENTS} clients, a request every {} ms each:",
+        by_default.fill_bytes_per_second >> 20,
+        by_default.moves_per_node,
         PAUSE.as_millis()
     );
     println!("  filled with     {:>8.1} MiB in {:.1} s", mib(filled.bytes as f64), filled.elapsed.as_secs_f64());
@@ -96,8 +97,13 @@ fn mib(bytes: f64) -> f64 {
     bytes / 1048576.0
 }
 
-async fn set_moves_per_node(leaders: &Leaders, moves: u32) -> Result<()> {
-    let configure = Configure { moves_per_node: Some(moves), ..Configure::default() };
+/// How much a node may send per second to fill others (0: no limit), and how many moves it may take part in at a time.
+async fn bound(leaders: &Leaders, bytes_per_second: u64, moves_per_node: u32) -> Result<()> {
+    let configure = Configure {
+        fill_bytes_per_second: Some(bytes_per_second),
+        moves_per_node: Some(moves_per_node),
+        ..Configure::default()
+    };
     leaders.operate(&Operation::Configure(configure)).await?;
     Ok(())
 }
@@ -145,7 +151,7 @@ async fn join(playground: &Playground, leaders: &Leaders, name: &str) -> Result<
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     let after = filled(&leaders.moves(None).await?);
     Ok((Filled { bytes: after - before, elapsed }, node))
 }
