@@ -7,7 +7,7 @@ use super::text::{clock, duration, escaped, grouped, shortened};
 use super::{FaultSpan, Report, Second};
 
 const WIDTH: f64 = 1000.0;
-const LEFT: f64 = 126.0;
+const LEFT: f64 = 104.0;
 const RIGHT: f64 = 12.0;
 const ROW: f64 = 18.0;
 const PLOT: f64 = 140.0;
@@ -106,7 +106,7 @@ pub(super) fn timeline(report: &Report) -> String {
     for (row, kind) in kinds.iter().enumerate() {
         let y = 8.0 + ROW * row as f64;
         svg += &format!("<text class=\"name\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">", LEFT - 10.0, y + 12.0);
-        svg += &format!("{}</text>\n", escaped(&shortened(kind, 18)));
+        svg += &format!("{}</text>\n", escaped(&shortened(kind, 15)));
         for fault in report.faults.iter().filter(|fault| fault.kind == *kind) {
             svg += &span(&axis, fault, row % COLOURS, y, [first, second]);
         }
