@@ -2,7 +2,7 @@
 //!
 //! Shards hand over rarely and much, with rewrites of one key merged, because a put costs the engine more than
 //! everything before it. What has not been applied yet is read from the replicas' overlays; a read that goes to the
-//! engine waits for the call under way, so calls are short, with a pause between them.
+//! engine waits for the call under way, so calls are short.
 
 use crate::error::Error;
 use crate::fatal::Fatal;
@@ -11,16 +11,13 @@ use engine::{ApplyBatch, Engine, EngineError, Keyspace, VersionedChange};
 use replcore::Apply;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 use types::{EntryId, PartitionId, Record, RecordKey};
 
 /// Readers of the engine wait for a whole call: so many changes go into one, unless one partition brings more.
 const CHANGES_PER_CALL: usize = 128;
-/// After a call readers get as long as it took, but not longer than this: a lock that is taken again at once would
-/// otherwise find them still waking up.
-const PAUSE_MAX: Duration = Duration::from_millis(2);
-
+/// Or about so many bytes, which take sled a millisecond or two.
+const BYTES_PER_CALL: usize = 128 << 10;
 /// Jobs after which snapshots that are complete no longer wait for company on their way to the disk.
 const JOBS_PER_CHECKPOINT: usize = 32;
 
@@ -168,14 +165,15 @@ fn apply(
     done: &UnboundedSender<Completion>,
 ) -> Result<(), EngineError> {
     let mut group: Vec<ApplyBatch> = Vec::new();
-    let mut changes = 0;
+    let (mut changes, mut bytes) = (0, 0);
     let mut applied: Vec<(Keyspace, EntryId)> = Vec::with_capacity(batches.len());
     for (partition, apply) in batches {
         changes += apply.changes.len();
+        bytes += apply.changes.iter().map(|(_, value, _)| value.as_ref().map_or(0, |value| value.len())).sum::<usize>();
         group.push(to_batch(partition, apply));
-        if changes >= CHANGES_PER_CALL {
+        if changes >= CHANGES_PER_CALL || bytes >= BYTES_PER_CALL {
             apply_group(engine, &mut group, &mut applied, done)?;
-            changes = 0;
+            (changes, bytes) = (0, 0);
         }
     }
     apply_group(engine, &mut group, &mut applied, done)?;
@@ -191,12 +189,8 @@ fn apply_group(
     done: &UnboundedSender<Completion>,
 ) -> Result<(), EngineError> {
     while !group.is_empty() {
-        let began = Instant::now();
         match engine.apply(group) {
-            Ok(()) => {
-                std::thread::sleep(began.elapsed().min(PAUSE_MAX));
-                applied.extend(group.drain(..).map(|batch| (batch.keyspace, batch.through)));
-            }
+            Ok(()) => applied.extend(group.drain(..).map(|batch| (batch.keyspace, batch.through))),
             Err(EngineError::Corrupt { keyspace: Some(damaged), what })
                 if group.iter().any(|batch| batch.keyspace == damaged) =>
             {
@@ -215,17 +209,20 @@ fn install(engine: &dyn Engine, part: Part) -> Result<(), EngineError> {
     let Part { keyspace, number: _, records, start } = part;
     let mut records = records.into_iter().peekable();
     loop {
-        let slice = records.by_ref().take(CHANGES_PER_CALL);
-        let changes: Vec<_> =
-            slice.map(|(key, record)| VersionedChange { key, value: Some(record.value), seq: record.seq }).collect();
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        while changes.len() < CHANGES_PER_CALL
+            && bytes < BYTES_PER_CALL
+            && let Some((key, record)) = records.next()
+        {
+            bytes += record.value.len();
+            changes.push(VersionedChange { key, value: Some(record.value), seq: record.seq });
+        }
         let last = records.peek().is_none();
         let through = start.filter(|_| last).unwrap_or(EntryId::ZERO);
-        let began = Instant::now();
         engine.apply(&[ApplyBatch { keyspace, through, changes }])?;
         if last {
             return Ok(());
         }
-        std::thread::sleep(began.elapsed().min(PAUSE_MAX));
     }
 }
 
