@@ -56,6 +56,10 @@ impl Cluster {
         if let Some(silent) = status.members.iter().find(|member| member.role == "unreachable") {
             return Ok(Some(format!("viewleader {} is not reached", silent.name)));
         }
+        let voting = status.members.iter().filter(|member| member.role != "learner").count();
+        if (voting, status.members.len()) != (self.shape.viewleaders.into(), self.shape.viewleaders.into()) {
+            return Ok(Some(format!("{voting} of {} viewleaders vote", status.members.len())));
+        }
         let lists = [
             (&status.without_quorum, "have no majority"),
             (&status.not_serving, "do not serve"),
