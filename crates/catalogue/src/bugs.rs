@@ -104,7 +104,12 @@ pub const BUGS: &[Bug] = &[
     bug("replcore::P12Answered", "P12", &[], &[Catcher::Seeds(None)]),
     bug("replcore::P13", "P13", &[15], &[Catcher::Seeds(None), Catcher::World("takeover-writes")]),
     bug("replcore::P14", "P14", &[17], &[Catcher::Seeds(None), Catcher::World("takeover-writes")]),
-    bug("replcore::P14Prior", "P14", &[32], &[Catcher::Seeds(Some("pauses"))]),
+    bug(
+        "replcore::P14Prior",
+        "P14",
+        &[32],
+        &[Catcher::Seeds(Some("pauses")), test("replcore", "golden", "scenario_01")],
+    ),
     bug("replcore::P15Longest", "P15", &[3], &[Catcher::Seeds(Some("crashes"))]),
     bug("replcore::P15Kept", "P15", &[17], &[Catcher::Seeds(None), Catcher::World("takeover-writes")]),
     bug("replcore::P15Early", "P15", &[18], &[Catcher::Seeds(None)]),

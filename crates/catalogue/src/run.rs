@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 const VARIABLE: &str = "RINGLEADER_MUTANT";
 /// Seeds that a bug may take to show.
 const SEEDS_MAX: u32 = 3_000;
-/// A catcher that takes longer has caught nothing: who waits for a test that hangs learns nothing from it.
-const CATCHER_TIME_MAX: Duration = Duration::from_secs(300);
+/// A catcher that takes longer hangs, and has caught nothing. Far more than any takes on a machine that is busy otherwise.
+const CATCHER_TIME_MAX: Duration = Duration::from_secs(3600);
 
 /// The programs that catch.
 pub struct Programs {
@@ -63,8 +63,8 @@ impl Programs {
     /// Where cargo fails; it has said why.
     pub fn build(bugs: &[&Bug]) -> Result<Programs> {
         let mut programs = Programs { tests: BTreeMap::new(), sim: PathBuf::new(), model: PathBuf::new() };
-        let features = "sim/mutants,model/mutants";
-        for artifact in cargo(&["build", "-p", "sim", "-p", "model", "--bins", "--features", features])? {
+        // Of each of them: `model/mutants` would be that of a dependency, for `model` tests itself with it.
+        for artifact in cargo(&["build", "-p", "sim", "-p", "model", "--bins", "--features", "mutants"])? {
             match artifact.target.as_str() {
                 "sim" => programs.sim = artifact.executable,
                 "model" => programs.model = artifact.executable,
