@@ -168,6 +168,11 @@ impl Primary {
         self.term
     }
 
+    /// The seq of the term's own empty entry.
+    pub(crate) fn start(&self) -> Seq {
+        self.start
+    }
+
     pub(crate) fn uncommitted_bytes(&self) -> usize {
         self.uncommitted_bytes
     }
@@ -615,7 +620,7 @@ impl Replica {
             Self::reply(write.token, answer, effects);
         }
         self.commit_through(majority);
-        if begins {
+        if begins && !on(Mutant::ExpiryTakeover) {
             self.list_expiring(effects);
         }
     }

@@ -10,10 +10,11 @@
 
 use crate::event::Effect;
 use crate::message::{Body, Chunk, SnapshotId};
+use crate::mutants::{Mutant, on};
 use crate::primary::Patience;
 use crate::replica::{Replica, Role};
 use std::collections::VecDeque;
-use types::{EntryId, NodeId, Record, RecordKey, Seq};
+use types::{EntryId, NodeId, Record, RecordKey, RecordKind, Seq};
 
 /// Parts under way at a time.
 const CHUNKS_IN_FLIGHT_MAX: usize = 4;
@@ -135,7 +136,7 @@ impl Replica {
         &mut self,
         to: NodeId,
         snapshot: SnapshotId,
-        records: Vec<(RecordKey, Record)>,
+        mut records: Vec<(RecordKey, Record)>,
         effects: &mut Vec<Effect>,
     ) {
         // What is being applied may have been read; and the state may itself be such a mixture still.
@@ -150,6 +151,9 @@ impl Replica {
         match records.last() {
             Some((last, _)) => {
                 sending.after = Some(last.clone());
+                if on(Mutant::FenceSnapshot) {
+                    records.retain(|(key, _)| key.kind != RecordKind::Fence);
+                }
                 let chunk = sending.chunk(records, None);
                 let message = crate::Message { term, body: Body::Chunk(Box::new(chunk)) };
                 effects.push(Effect::Send { to, message });

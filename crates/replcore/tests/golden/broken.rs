@@ -40,6 +40,7 @@ const NOTICED_BY: &[(Mutant, &[&str])] = &[
     (Mutant::P16Activation, &["scenario_01"]),
     (Mutant::P17Round, &["scenario_09"]),
     (Mutant::P17Prepared, &["scenario_14"]),
+    (Mutant::P17Uncommitted, &["read"]),
     (Mutant::ScanStale, &["scan"]),
     (Mutant::ScanRound, &["scan"]),
     (Mutant::WatchUncommitted, &["watch"]),
@@ -47,6 +48,9 @@ const NOTICED_BY: &[(Mutant, &[&str])] = &[
     (Mutant::WatchEarly, &["watch"]),
     (Mutant::WatchTrimmed, &["watch"]),
     (Mutant::ExpiryVersion, &["expiry"]),
+    (Mutant::ExpiryEarly, &["expiry"]),
+    (Mutant::ExpirySeen, &["expiry"]),
+    (Mutant::ExpiryTakeover, &["expiry"]),
     (Mutant::P23Beyond, &["scenario_04"]),
     (Mutant::P23Committed, &["rule_23"]),
     (Mutant::P23Early, &["scenario_04"]),
@@ -54,6 +58,8 @@ const NOTICED_BY: &[(Mutant, &[&str])] = &[
     (Mutant::P28Stamp, &["scenario_10"]),
     (Mutant::FenceOlder, &["fence"]),
     (Mutant::FenceAppended, &["fence"]),
+    (Mutant::FenceTakeover, &["fence"]),
+    (Mutant::FenceSnapshot, &["fence"]),
     (Mutant::P29, &["takeover"]),
 ];
 
