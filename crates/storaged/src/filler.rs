@@ -1,19 +1,22 @@
 //! The thread that reads the state for snapshots (P23), no faster than the cluster allows.
 //!
 //! Away from the shards, because a page takes the store a while, and one thread for all of them, so that the throttle
-//! counts for the node as a whole. Pages that wait are bounded by the snapshots under way: each has one.
+//! counts for the node as a whole. Pages that wait are bounded by the snapshots under way: each has one. The snapshot that
+//! began first goes first: one that is complete can be put to use, and the receiver's store takes what lies together
+//! faster than a bit of everything.
 
 use crate::error::Error;
 use crate::fatal::Fatal;
 use crate::shard::Completion;
 use engine::{Engine, EngineError, Keyspace};
 use replcore::SnapshotId;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
-use types::{NodeId, Record, RecordKey, RecordKind};
+use types::{NodeId, PartitionId, Record, RecordKey, RecordKind};
 
 /// Kinds of records that are read from the state, in this order. Requests come from the replica's memory.
 const KINDS: [RecordKind; 3] = [RecordKind::User, RecordKind::Fence, RecordKind::Expiry];
@@ -92,7 +95,8 @@ fn work(
     mut throttle: Throttle,
     filled_bytes: &AtomicU64,
 ) -> Result<(), EngineError> {
-    while let Ok((page, done)) = queue.recv() {
+    let mut waiting = Waiting::default();
+    while let Some((page, done)) = waiting.next(queue) {
         let partition = page.keyspace.partition;
         let completion = match read(engine, &page) {
             Ok(records) => {
@@ -112,6 +116,42 @@ fn work(
         let _ended = done.send(completion);
     }
     Ok(())
+}
+
+/// Pages that were asked for, by when their snapshots began.
+#[derive(Default)]
+struct Waiting {
+    pages: BTreeMap<u64, (Page, UnboundedSender<Completion>)>,
+    /// Each receiver's last snapshot of each partition, and its place; and how many there were.
+    began: BTreeMap<(PartitionId, NodeId), (SnapshotId, u64)>,
+    begun: u64,
+}
+
+impl Waiting {
+    /// The next page to read; waits for one. `None` once nobody can ask any more.
+    fn next(
+        &mut self,
+        queue: &mpsc::Receiver<(Page, UnboundedSender<Completion>)>,
+    ) -> Option<(Page, UnboundedSender<Completion>)> {
+        if self.pages.is_empty() {
+            self.add(queue.recv().ok()?);
+        }
+        while let Ok(asked) = queue.try_recv() {
+            self.add(asked);
+        }
+        self.pages.pop_first().map(|(_, asked)| asked)
+    }
+
+    fn add(&mut self, (page, done): (Page, UnboundedSender<Completion>)) {
+        let whose = (page.keyspace.partition, page.to);
+        let known = self.began.get(&whose).filter(|(snapshot, _)| *snapshot == page.snapshot).map(|(_, place)| *place);
+        let place = known.unwrap_or(self.begun);
+        if known.is_none() {
+            self.begun += 1;
+            self.began.insert(whose, (page.snapshot, place));
+        }
+        self.pages.insert(place, (page, done));
+    }
 }
 
 fn read(engine: &dyn Engine, page: &Page) -> Result<Vec<(RecordKey, Record)>, EngineError> {
