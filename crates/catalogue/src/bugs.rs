@@ -130,7 +130,7 @@ pub const BUGS: &[Bug] = &[
     bug("replcore::ScanStale", "scan", &[], &[Catcher::Seeds(None)]),
     bug("replcore::ScanRound", "P17", &[21, 23], &[Catcher::Seeds(None)]),
     bug("replcore::WatchUncommitted", "watch", &[], &[Catcher::Seeds(None)]),
-    bug("replcore::WatchLate", "watch", &[], &[Catcher::Seeds(None)]),
+    bug("replcore::WatchLate", "watch", &[37], &[Catcher::Seeds(None)]),
     bug("replcore::WatchEarly", "watch", &[], &[Catcher::Seeds(None)]),
     bug("replcore::WatchTrimmed", "watch", &[36], &[Catcher::Seeds(None)]),
     bug("replcore::ExpiryVersion", "expiry", &[], &[Catcher::Seeds(None)]),
@@ -205,8 +205,6 @@ pub const BUGS: &[Bug] = &[
     bug("client::P28Restamped", "P28", &[], &[test("client", "outcomes", "an_old_stamp_is_renewed")]),
     bug("client::P29TimeoutFailed", "P29", &[26], &[test("client", "outcomes", "silence_is_an_unknown_outcome")]),
     bug("client::P29Condition", "P29", &[26], &[test("client", "outcomes", "a_failed_condition_after_silence")]),
-    bug("client::WatchFromNow", "watch", &[37], &[test("client", "watch", "a_watch_goes_on_after_its_cursor")]),
-    bug("client::WatchCursor", "watch", &[], &[test("client", "watch", "what_does_not_go_on_at_the_cursor")]),
     bug("client::WatchWindow", "watch", &[], &[test("client", "lib", "a_change_is_told_unless_its_page_has_it")]),
     bug(
         "viewleader::VoteUnsynced",
