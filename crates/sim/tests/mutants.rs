@@ -56,7 +56,6 @@ const NOTICED: &[(Mutant, Option<Scenario>)] = &[
     (Mutant::FenceOlder, None),
     (Mutant::FenceAppended, None),
     (Mutant::FenceTakeover, None),
-    (Mutant::FenceSnapshot, None),
     (Mutant::P29, Some(Scenario::Crashes)),
 ];
 
