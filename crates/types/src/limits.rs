@@ -22,3 +22,9 @@ pub const REQUEST_MEMORY: Duration = Duration::from_secs(60);
 pub const COMPARED_VALUE_BYTES_MAX: usize = VALUE_BYTES_MAX;
 /// Largest message between processes, in bytes: a batch is cut before it reaches this.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Most different keys of a transaction.
+pub const TRANSACTION_KEYS_MAX: usize = 128;
+/// Most bytes of a transaction's keys and values together, conditions included.
+pub const TRANSACTION_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of the values that a transaction which writes may read: they are remembered with its request (P28).
+pub const TRANSACTION_RESULT_BYTES_MAX: usize = 64 << 10;

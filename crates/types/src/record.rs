@@ -11,6 +11,10 @@ pub enum RecordKind {
     User = 0,
     /// Request ids and their results, many to a record (P28).
     Requests = 1,
+    /// What a partition has locked and staged for an attempt at a transaction, one record each (P25).
+    Prepared = 8,
+    /// A transaction that has happened and of which not every participant has said that it has its part (P26).
+    Decision = 9,
 }
 
 impl RecordKind {
@@ -19,6 +23,8 @@ impl RecordKind {
         match number {
             0 => Some(RecordKind::User),
             1 => Some(RecordKind::Requests),
+            8 => Some(RecordKind::Prepared),
+            9 => Some(RecordKind::Decision),
             _ => None,
         }
     }

@@ -67,5 +67,6 @@ fn explanation(code: ErrorCode) -> &'static str {
         ErrorCode::NoLeader => "the viewleaders have no leader at the moment; try again",
         ErrorCode::Refused => "refused",
         ErrorCode::Internal => "a bug; please report it",
+        ErrorCode::Conflict => "another transaction is under way with one of the keys; nothing was done, try again",
     }
 }
