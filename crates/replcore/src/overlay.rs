@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use types::{Batch, Change, RecordKey, Seq};
+use types::{Batch, Change, RecordKey, RecordKind, Seq};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Version {
@@ -43,6 +43,12 @@ impl Overlay {
     /// The newest version at or below `limit`.
     pub(crate) fn newest_at(&self, key: &RecordKey, limit: Seq) -> Option<&Version> {
         self.records.get(key)?.iter().rev().find(|version| version.seq <= limit)
+    }
+
+    /// The newest versions of all records of a kind, committed or not, by no order.
+    pub(crate) fn newest_of(&self, kind: RecordKind) -> impl Iterator<Item = (&Bytes, &Version)> {
+        let of_kind = self.records.iter().filter(move |(key, _)| key.kind == kind);
+        of_kind.filter_map(|(key, versions)| Some((&key.name, versions.last()?)))
     }
 
     /// Takes a truncated entry back. Entries are taken back newest first.

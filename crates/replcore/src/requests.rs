@@ -13,6 +13,8 @@ use types::{Batch, Record, RecordKey, RecordKind, Remembered, RequestId, Seq, St
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Requests {
     by_id: FxHashMap<RequestId, WriteOutcome>,
+    /// Of transactions: what they were answered.
+    transactions: FxHashMap<RequestId, Bytes>,
     /// In append order.
     order: VecDeque<(Seq, Remembered)>,
     /// Committed: what is older is gone from above.
@@ -40,10 +42,11 @@ impl Requests {
             }
             let name: [u8; 8] =
                 name.as_ref().try_into().map_err(|_| MalformedRecord("a requests record's name".into()))?;
-            let chunk = decode_requests(value.clone())?;
+            let (chunk, transactions) = decode_requests(value.clone())?;
             let newest = chunk.iter().map(|(_, r)| r.stamp).max().unwrap_or_default();
             requests.stored.push_back((Seq(u64::from_be_bytes(name)), newest));
             remembered.extend(chunk);
+            requests.transactions.extend(transactions);
         }
         remembered.sort_unstable_by_key(|(seq, _)| *seq);
         for (seq, request) in remembered {
@@ -57,6 +60,7 @@ impl Requests {
     pub(crate) fn append(&mut self, seq: Seq, batch: &Batch) {
         if let Some(request) = batch.request {
             self.remember(seq, request);
+            self.transactions.extend(batch.transaction.clone().map(|outcome| (request.id, outcome)));
         }
         if let Some(stamp) = batch.forgotten_before {
             self.forgetting.push_back((seq, stamp));
@@ -71,7 +75,7 @@ impl Requests {
     /// Takes a truncated entry back. Entries are taken back newest first.
     pub(crate) fn take_back(&mut self, seq: Seq) {
         while let Some((_, request)) = self.order.pop_back_if(|(at, _)| *at >= seq) {
-            self.by_id.remove(&request.id);
+            self.forget(request.id);
         }
         while self.forgetting.pop_back_if(|(at, _)| *at >= seq).is_some() {}
     }
@@ -92,8 +96,18 @@ impl Requests {
     fn drop_forgotten(&mut self) {
         let before = self.forgotten_before;
         while let Some((_, request)) = self.order.pop_front_if(|(_, request)| request.stamp < before) {
-            self.by_id.remove(&request.id);
+            self.forget(request.id);
         }
+    }
+
+    fn forget(&mut self, id: RequestId) {
+        self.by_id.remove(&id);
+        self.transactions.remove(&id);
+    }
+
+    /// What this transaction was answered, if it is remembered.
+    pub(crate) fn transaction(&self, id: RequestId) -> Option<Bytes> {
+        self.transactions.get(&id).cloned()
     }
 
     /// What this request was answered, if it is remembered.
@@ -123,10 +137,19 @@ impl Requests {
         const REQUEST_BYTES: usize = 40;
         let first = self.order.partition_point(|(seq, _)| *seq <= after);
         let end = self.order.partition_point(|(seq, _)| *seq <= through);
-        let end = end.min(first + (bytes_max / REQUEST_BYTES).max(1));
+        let outcome_bytes = |request: &Remembered| self.transactions.get(&request.id).map_or(0, Bytes::len);
+        let mut bytes = 0;
+        let fitting = self.order.range(first..end).take_while(|(_, request)| {
+            let fits = bytes < bytes_max;
+            bytes += REQUEST_BYTES + outcome_bytes(request);
+            fits
+        });
+        let end = first + fitting.count();
         let chunk: Vec<_> = self.order.range(first..end).copied().collect();
         let (name, value) = match chunk.first() {
-            Some((seq, _)) => (Bytes::copy_from_slice(&seq.0.to_be_bytes()), encode_requests(&chunk)),
+            Some((seq, _)) => {
+                (Bytes::copy_from_slice(&seq.0.to_be_bytes()), encode_requests(&chunk, &self.transactions))
+            }
             None => (Bytes::new(), encode_stamp(self.forgotten_before)),
         };
         let key = RecordKey { kind: RecordKind::Requests, name };
@@ -149,7 +172,7 @@ impl Requests {
         }
         if let Some((seq, _)) = chunk.first() {
             let newest = chunk.iter().map(|(_, r)| r.stamp).max().unwrap_or_default();
-            changes.push((key(name(*seq)), Some(encode_requests(&chunk)), through));
+            changes.push((key(name(*seq)), Some(encode_requests(&chunk, &self.transactions)), through));
             self.stored.push_back((*seq, newest));
         }
     }

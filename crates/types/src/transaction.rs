@@ -199,11 +199,10 @@ impl Transaction {
         let mut parts: Vec<(PartitionId, TransactionPart)> = Vec::new();
         let mut part_of = |key: &Bytes| {
             let partition = count.partition_of(key);
-            let at = parts.iter().position(|(p, _)| *p == partition).unwrap_or_else(|| {
+            parts.iter().position(|(p, _)| *p == partition).unwrap_or_else(|| {
                 parts.push((partition, TransactionPart::default()));
                 parts.len() - 1
-            });
-            at
+            })
         };
         let conditions: Vec<usize> = self.conditions.iter().map(|(key, _)| part_of(key)).collect();
         let then: Vec<usize> = self.then.iter().map(|op| part_of(op.key())).collect();
