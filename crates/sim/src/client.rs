@@ -7,11 +7,12 @@ use crate::happening::{Ask, Happening, Request, Timer};
 use crate::network::Place;
 use crate::node::BEGINNING_MS;
 use crate::queue::{MS, Micros};
+use crate::transactions::{self, Collecting, Next};
 use bytes::Bytes;
-use replcore::Answer;
+use replcore::{Answer, Collected};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use types::{Condition, ErrorCode, Mutation, MutationKind, NodeId, Record, RequestId, Stamp, View};
+use types::{Condition, ErrorCode, Mutation, MutationKind, NodeId, OperationResult, Record, RequestId, Stamp, View};
 
 /// How long an operation is retried.
 const OPERATION: Micros = 1_500 * MS;
@@ -36,11 +37,25 @@ struct Open {
     number: u64,
     key: Bytes,
     action: Action,
+    /// Of a transaction that only reads: without locks, as long as that may succeed.
+    collecting: Option<Collecting>,
     stamp: Stamp,
     called_at: Micros,
     attempts: Vec<Attempt>,
     /// Of the final reads: they are tried for ever.
     must: bool,
+}
+
+impl Open {
+    /// Takes what was collected; `None` where that is an earlier question's answer.
+    fn collected(&mut self, attempt: u32, found: Vec<Collected>) -> Option<Next> {
+        let Action::Transact(transaction) = &self.action else { return None };
+        if attempt as usize + 1 != self.attempts.len() {
+            return None;
+        }
+        let keys = transaction.then.iter().map(|operation| operation.key().clone());
+        Some(self.collecting.as_mut()?.take(found, keys))
+    }
 }
 
 /// What became of one attempt.
@@ -127,9 +142,17 @@ impl Client {
             let Some(key) = self.to_read.pop() else { return };
             (key, Action::Get, true)
         } else {
-            let key = ctx.random.below(ctx.plan.keys as u64);
-            let key = Bytes::from(format!("k{key}"));
-            (key.clone(), self.choose(ctx, &key), false)
+            let (key, action) = self.draw(ctx);
+            (key, action, false)
+        };
+        let collecting = match &action {
+            Action::Transact(transaction)
+                if transaction.is_read_only() && transaction.conditions.is_empty() && ctx.random.chance(700) =>
+            {
+                let keys: Vec<Bytes> = transaction.keys().cloned().collect();
+                Some(Collecting::new(ctx.plan.partitions, &keys))
+            }
+            _ => None,
         };
         if self.view.is_none() {
             self.look_for_view(ctx, newest);
@@ -138,8 +161,25 @@ impl Client {
         ctx.counts.operations += 1;
         let stamp = Stamp((BEGINNING_MS + ctx.now / MS).saturating_add_signed(self.skew_ms));
         let (number, called_at) = (self.operations, ctx.now);
-        self.open = Some(Open { number, key, action, stamp, called_at, attempts: Vec::new(), must });
+        self.open = Some(Open { number, key, action, collecting, stamp, called_at, attempts: Vec::new(), must });
         self.attempt(ctx);
+    }
+
+    /// The next operation: on a key, or on several hot ones.
+    fn draw(&mut self, ctx: &mut Context) -> (Bytes, Action) {
+        if !ctx.random.chance(ctx.plan.hot_permille) {
+            let key = ctx.random.below(ctx.plan.keys as u64);
+            let key = Bytes::from(format!("k{key}"));
+            return (key.clone(), self.choose(ctx, &key));
+        }
+        if ctx.random.chance(300) {
+            let key = ctx.plan.hot[ctx.random.index(ctx.plan.hot.len())].clone();
+            return (key.clone(), self.choose(ctx, &key));
+        }
+        let value = format!("{}.{}", self.number, self.operations + 1);
+        let transaction = transactions::draw(&mut ctx.random, &ctx.plan, &self.seen, &value);
+        let key = transaction.first_key().cloned().unwrap_or_default();
+        (key, Action::Transact(transaction))
     }
 
     fn choose(&mut self, ctx: &mut Context, key: &Bytes) -> Action {
@@ -165,17 +205,26 @@ impl Client {
         let attempt = open.attempts.len() as u32;
         open.attempts.push(Attempt::Unanswered);
         let number = open.number;
+        let id = RequestId { client: self.number as u64 + 1, counter: number };
+        let partitions =
+            types::PartitionCount::new(ctx.plan.partitions).expect("a plan's partitions are a power of two");
+        let mut partition = partitions.partition_of(&open.key);
         let ask = match &open.action {
+            Action::Transact(transaction) => match &open.collecting {
+                Some(collecting) => {
+                    let (of, keys) = collecting.part().clone();
+                    partition = of;
+                    Ask::Collect(keys)
+                }
+                None => Ask::Transact { id, stamp: open.stamp, transaction: transaction.clone() },
+            },
             Action::Get => Ask::Get(open.key.clone()),
             Action::Mutate { kind, condition } => Ask::Mutate {
-                id: RequestId { client: self.number as u64 + 1, counter: number },
+                id,
                 stamp: open.stamp,
                 mutation: Mutation { key: open.key.clone(), kind: kind.clone(), condition: condition.clone() },
             },
         };
-        let partition = types::PartitionCount::new(ctx.plan.partitions)
-            .expect("a plan's partitions are a power of two")
-            .partition_of(&open.key);
         let primary = self.view.as_ref().and_then(|view| view.configuration(partition)?.primary());
         let node = match primary.and_then(|id: NodeId| ctx.places.get(&id).copied()) {
             Some(node) if !ctx.random.chance(60) => node,
@@ -219,6 +268,17 @@ impl Client {
             Answer::Found(record) => Heard::Found(record),
             Answer::NotFound => Heard::NotFound,
             Answer::ConditionFailed { version } => Heard::ConditionFailed(version),
+            Answer::Transacted { outcome, .. } => Heard::Transacted(outcome),
+            Answer::Collected(found) => match open.collected(attempt, found) {
+                None => return,
+                Some(Next::Done(outcome)) => Heard::Transacted(outcome),
+                Some(next) => {
+                    if next == Next::GiveUp {
+                        open.collecting = None;
+                    }
+                    return self.attempt(ctx);
+                }
+            },
             Answer::Error(code) => return self.hear_error(ctx, attempt, code),
         };
         // P29: an attempt that nobody answered may still be on its way, and find the condition true. One that is unknown
@@ -228,8 +288,12 @@ impl Client {
             Attempt::Unknown { sent } => attempt < *sent,
             Attempt::Unanswered => other != attempt as usize,
         });
-        let did_nothing = matches!(heard, Heard::NotFound | Heard::ConditionFailed(_));
-        let heard = if did_nothing && open.action != Action::Get && others_open { Heard::Unknown } else { heard };
+        let did_nothing = match &heard {
+            Heard::NotFound | Heard::ConditionFailed(_) => true,
+            Heard::Transacted(outcome) => !transactions::has_changed(outcome),
+            _ => false,
+        };
+        let heard = if did_nothing && open.action.changes() && others_open { Heard::Unknown } else { heard };
         self.remember(ctx, heard);
         ctx.counts.answered += 1;
         self.think(ctx);
@@ -256,7 +320,7 @@ impl Client {
     fn give_up(&mut self) {
         let Some(open) = &self.open else { return };
         let may_be_done = open.attempts.iter().any(|attempt| *attempt != Attempt::NotDone);
-        if open.action != Action::Get && may_be_done {
+        if open.action.changes() && may_be_done {
             let (key, called_at, action) = (open.key.clone(), open.called_at, open.action.clone());
             let client = self.number as u64;
             let heard = Heard::Unknown;
@@ -268,6 +332,14 @@ impl Client {
     fn remember(&mut self, ctx: &mut Context, heard: Heard) {
         let Some(Open { key, action, called_at, .. }) = self.open.take() else { return };
         match (&heard, &action) {
+            (Heard::Transacted(outcome), Action::Transact(transaction)) => {
+                let branch = if outcome.succeeded { &transaction.then } else { &transaction.otherwise };
+                for (step, result) in branch.iter().zip(&outcome.results) {
+                    if let OperationResult::Found(record) = result {
+                        self.seen.insert(step.key().clone(), record.clone());
+                    }
+                }
+            }
             (Heard::Found(record), _) => drop(self.seen.insert(key.clone(), record.clone())),
             (Heard::Written(outcome), Action::Mutate { kind: MutationKind::Put(value), .. }) => {
                 drop(self.seen.insert(key.clone(), Record { seq: outcome.version, value: value.clone() }));

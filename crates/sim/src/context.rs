@@ -38,6 +38,8 @@ pub struct Counts {
     pub moved: u64,
     /// Disks lost.
     pub wiped: u64,
+    /// Transactions answered.
+    pub transactions: u64,
 }
 
 impl Counts {
@@ -57,6 +59,7 @@ impl Counts {
             snapshots: self.snapshots + other.snapshots,
             moved: self.moved + other.moved,
             wiped: self.wiped + other.wiped,
+            transactions: self.transactions + other.transactions,
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::faults::Fault;
 use bytes::Bytes;
-use replcore::{Answer, Apply, Message, SnapshotId, Token};
+use replcore::{Answer, Apply, Message, SnapshotId, Token, TransactionMessage};
 use std::sync::Arc;
 use types::{
-    Epoch, Generation, Incarnation, Mutation, NodeId, PartitionId, Record, RecordKey, RequestId, Stamp, Term, View,
+    Epoch, Generation, Incarnation, Mutation, NodeId, PartitionId, Record, RecordKey, RequestId, Stamp, Term,
+    Transaction, View,
 };
 use viewcore::{Command, Heartbeat, Operation, Refusal, Registration};
 
@@ -15,6 +16,8 @@ pub(crate) enum Happening {
     Process { node: usize, start: u64, what: Process },
     /// A message between replicas arrives (P6: at this incarnation of the destination, or nowhere).
     Peer(Envelope),
+    /// A message from another partition's primary arrives, at this incarnation of the destination or nowhere.
+    Partition { to: usize, incarnation: Incarnation, partition: PartitionId, message: TransactionMessage },
     /// The viewleader group hears something.
     ToGroup(ToGroup),
     /// Something within the group.
@@ -74,6 +77,7 @@ pub(crate) enum Process {
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
     Peer { from: NodeId, partition: PartitionId, message: Message },
+    Partition { partition: PartitionId, message: TransactionMessage },
     Persisted { partition: PartitionId, through: replcore::PersistIndex },
     Applied { partition: PartitionId, generation: Generation, through: types::EntryId },
     Installed { partition: PartitionId, generation: Generation, number: u64 },
@@ -135,6 +139,8 @@ pub(crate) struct Request {
 pub(crate) enum Ask {
     Get(Bytes),
     Mutate { id: RequestId, stamp: Stamp, mutation: Mutation },
+    Transact { id: RequestId, stamp: Stamp, transaction: Transaction },
+    Collect(Vec<Bytes>),
 }
 
 #[derive(Clone, Copy, Debug)]

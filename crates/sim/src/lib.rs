@@ -28,6 +28,7 @@ mod plan;
 mod queue;
 pub mod random;
 mod trace;
+mod transactions;
 mod world;
 
 pub use context::Counts;

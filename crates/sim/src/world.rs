@@ -99,6 +99,9 @@ impl World {
         match happening {
             Happening::Process { node, start, what } => nodes[node].happen(ctx, start, what),
             Happening::Peer(envelope) => nodes[envelope.to].deliver(ctx, envelope),
+            Happening::Partition { to, incarnation, partition, message } => {
+                nodes[to].deliver_between_partitions(ctx, incarnation, partition, message);
+            }
             Happening::ToGroup(what) => group.hear(ctx, what),
             Happening::Group(what) => {
                 // One leader at a time.
@@ -144,6 +147,9 @@ impl World {
         let mut to_read = vec![Vec::new(); count];
         for key in 0..self.ctx.plan.keys {
             to_read[key % count].push(Bytes::from(format!("k{key}")));
+        }
+        for (key, name) in self.ctx.plan.hot.iter().enumerate() {
+            to_read[key % count].push(name.clone());
         }
         for (client, to_read) in self.clients.iter_mut().zip(to_read) {
             client.stop(&mut self.ctx, to_read);

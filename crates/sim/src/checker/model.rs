@@ -1,6 +1,7 @@
 //! One key as a register with versions: what an operation's answer says about the register before it, and what it
 //! leaves behind.
 
+use super::search::Model;
 use super::{Action, Heard, Operation};
 use bytes::Bytes;
 use types::{Condition, MutationKind};
@@ -16,23 +17,22 @@ pub(super) struct Register {
     floor: u64,
 }
 
-impl Register {
-    /// The register after the operation at `index`, or `None` if the answer can't be given here. An operation whose
-    /// outcome is unknown must have an effect: that it has none is the same as that it never happens.
-    pub(super) fn after(self, operations: &[&Operation], index: usize) -> Option<Register> {
+impl Model for Register {
+    fn after(&self, operations: &[&Operation], index: usize) -> Option<Register> {
         let operation = operations[index];
         match (&operation.action, &operation.heard) {
             (Action::Get, Heard::Found(record)) => {
                 (self.value(operations)? == &record.value).then_some(())?;
                 self.bind(record.seq.0)
             }
-            (Action::Get, Heard::NotFound) => (self.writer == 0).then_some(self),
-            (Action::Get, _) => None,
-            (Action::Mutate { kind: MutationKind::Delete, .. }, Heard::NotFound) => (self.writer == 0).then_some(self),
-            (Action::Mutate { .. }, Heard::NotFound | Heard::Found(_)) => None,
+            (Action::Get, Heard::NotFound) => (self.writer == 0).then_some(*self),
+            (Action::Mutate { kind: MutationKind::Delete, .. }, Heard::NotFound) => (self.writer == 0).then_some(*self),
+            // Keys of transactions are searched as one object, which this is not.
+            (Action::Get | Action::Transact(_), _) => None,
+            (Action::Mutate { .. }, Heard::NotFound | Heard::Found(_) | Heard::Transacted(_)) => None,
             (Action::Mutate { condition, .. }, Heard::ConditionFailed(version)) => {
                 let register = match version {
-                    None => (self.writer == 0).then_some(self)?,
+                    None => (self.writer == 0).then_some(*self)?,
                     Some(version) => self.value(operations).and_then(|_| self.bind(version.0))?,
                 };
                 register.when(condition, operations).is_none().then_some(register)
@@ -54,16 +54,25 @@ impl Register {
         }
     }
 
-    /// Whether the answer names a version that this register has gone past: then it can't be given any more.
-    pub(super) fn is_past(&self, operation: &Operation) -> bool {
+    fn is_past(&self, operation: &Operation) -> bool {
         match &operation.heard {
             Heard::Written(outcome) => outcome.version.0 <= self.floor,
             Heard::Found(record) => record.seq.0 < self.floor,
             Heard::ConditionFailed(Some(version)) => version.0 < self.floor,
-            Heard::ConditionFailed(None) | Heard::NotFound | Heard::Unknown => false,
+            Heard::ConditionFailed(None) | Heard::NotFound | Heard::Unknown | Heard::Transacted(_) => false,
         }
     }
 
+    fn describe(&self, operations: &[&Operation]) -> String {
+        match self.value(operations) {
+            None => format!("no value, last version {}", self.floor),
+            Some(value) if self.bound => format!("{} at version {}", value.escape_ascii(), self.floor),
+            Some(value) => format!("{} at a version above {}", value.escape_ascii(), self.floor),
+        }
+    }
+}
+
+impl Register {
     /// The register, with its version bound where the condition tells it; `None` where the condition does not hold.
     fn when(self, condition: &Condition, operations: &[&Operation]) -> Option<Register> {
         match condition {
@@ -88,14 +97,6 @@ impl Register {
             (self.floor == version).then_some(self)
         } else {
             (version > self.floor).then_some(Register { bound: true, floor: version, ..self })
-        }
-    }
-
-    pub(super) fn describe(&self, operations: &[&Operation]) -> String {
-        match self.value(operations) {
-            None => format!("no value, last version {}", self.floor),
-            Some(value) if self.bound => format!("{} at version {}", value.escape_ascii(), self.floor),
-            Some(value) => format!("{} at a version above {}", value.escape_ascii(), self.floor),
         }
     }
 }

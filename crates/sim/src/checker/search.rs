@@ -12,11 +12,24 @@
 //! it, it waits. Every history that has an order has one of this form: leave out what can be left out, then move what
 //! can wait as far back as it goes. Without this rule each unknown write would double the search.
 
-use super::model::Register;
 use super::{Heard, Operation};
 use crate::random::Random;
 use rustc_hash::FxHashSet;
 use std::fmt::Write;
+use std::hash::Hash;
+
+/// What the operations of one history work on. The default is the state before the first.
+pub(super) trait Model: Clone + Eq + Hash + Default {
+    /// The state after the operation at `index`, or `None` if the answer can't be given here. An operation whose outcome
+    /// is unknown must have an effect: that it has none is the same as that it never happens.
+    fn after(&self, operations: &[&Operation], index: usize) -> Option<Self>;
+
+    /// Whether the answer names a version that this state has gone past: then it can't be given any more.
+    fn is_past(&self, operation: &Operation) -> bool;
+
+    /// The state, for people.
+    fn describe(&self, operations: &[&Operation]) -> String;
+}
 
 pub(super) enum Failure {
     /// The bound was reached.
@@ -98,9 +111,9 @@ impl List {
 }
 
 /// One operation that was let happen.
-struct Step {
+struct Step<M> {
     call: usize,
-    before: Register,
+    before: M,
     /// Of an operation without an answer: the first answer that stood in the list.
     limit: Option<usize>,
     /// Nothing else needed trying here: the operation only looked, and saw what is there.
@@ -108,16 +121,16 @@ struct Step {
 }
 
 /// How many steps it took to find an order.
-pub(super) fn search(operations: &[&Operation], steps_max: u64) -> Result<u64, Failure> {
+pub(super) fn search<M: Model>(operations: &[&Operation], steps_max: u64) -> Result<u64, Failure> {
     let mut list = List::new(operations);
     let mut random = Random::new(0);
     let names: Vec<u128> =
         operations.iter().map(|_| u128::from(random.number()) << 64 | u128::from(random.number())).collect();
-    let mut tried: FxHashSet<(u128, Register, Option<Register>)> = FxHashSet::default();
-    let mut register = Register::default();
+    let mut tried: FxHashSet<(u128, M, Option<M>)> = FxHashSet::default();
+    let mut register = M::default();
     let mut happened = 0u128;
     let mut unexplained = list.answer.iter().filter(|answer| **answer != NONE).count();
-    let mut steps: Vec<Step> = Vec::new();
+    let mut steps: Vec<Step<M>> = Vec::new();
     let mut longest = Longest { unexplained: unexplained + 1, ..Longest::default() };
     let mut taken = 0;
     let mut at = list.next[ANSWERED];
@@ -130,7 +143,7 @@ pub(super) fn search(operations: &[&Operation], steps_max: u64) -> Result<u64, F
         }
         if limit.is_none() && !list.node[at].1 {
             if unexplained < longest.unexplained {
-                longest = Longest::new(unexplained, &steps, register, &list, at);
+                longest = Longest::new(unexplained, &steps, &register, &list, at);
             }
             limit = Some(at);
             at = list.next[OPEN];
@@ -141,20 +154,22 @@ pub(super) fn search(operations: &[&Operation], steps_max: u64) -> Result<u64, F
             let index = list.node[at].0;
             let after = register.after(operations, index).filter(|after| {
                 let only_looks = *after == register;
-                let is_needless = |last: &Step| {
+                let is_needless = |last: &Step<M>| {
                     let without = last.before.after(operations, index);
-                    without == Some(*after) || only_looks && without == Some(last.before)
+                    without.as_ref() == Some(after) || only_looks && without.as_ref() == Some(&last.before)
                 };
                 let last_open = steps.last().filter(|last| last.limit.is_some());
                 let sum = happened.wrapping_add(names[index]);
-                !last_open.is_some_and(is_needless) && tried.insert((sum, *after, limit.map(|_| register)))
+                !last_open.is_some_and(is_needless)
+                    && tried.insert((sum, after.clone(), limit.map(|_| register.clone())))
             });
             let Some(after) = after else {
                 at = list.next[at];
                 continue;
             };
-            steps.push(Step { call: at, before: register, limit, only_choice: limit.is_none() && after == register });
-            register = after;
+            let only_choice = limit.is_none() && after == register;
+            let before = std::mem::replace(&mut register, after);
+            steps.push(Step { call: at, before, limit, only_choice });
             happened = happened.wrapping_add(names[index]);
             list.take_out(at);
             if limit.is_none() {
@@ -186,22 +201,22 @@ pub(super) fn search(operations: &[&Operation], steps_max: u64) -> Result<u64, F
 
 /// The part that could be explained best.
 #[derive(Default)]
-struct Longest {
+struct Longest<M> {
     unexplained: usize,
     explained: usize,
-    register: Register,
+    register: M,
     blocked: usize,
     last: Vec<usize>,
     waiting: Vec<usize>,
 }
 
-impl Longest {
-    fn new(unexplained: usize, steps: &[Step], register: Register, list: &List, blocked: usize) -> Longest {
+impl<M: Model> Longest<M> {
+    fn new(unexplained: usize, steps: &[Step<M>], register: &M, list: &List, blocked: usize) -> Longest<M> {
         let shown = &steps[steps.len().saturating_sub(SHOWN_MAX)..];
         Longest {
             unexplained,
             explained: steps.len(),
-            register,
+            register: register.clone(),
             blocked: list.node[blocked].0,
             last: shown.iter().map(|step| list.node[step.call].0).collect(),
             waiting: list.calls_before(blocked),
@@ -218,7 +233,7 @@ impl Longest {
         for index in &self.last {
             line(&format_args!("    {}", operations[*index]));
         }
-        line(&format_args!("  the key then has {}", self.register.describe(operations)));
+        line(&format_args!("  there is then {}", self.register.describe(operations)));
         if let Some(blocked) = operations.get(self.blocked) {
             line(&format_args!("  and this can't be explained:\n    {blocked}"));
         }
