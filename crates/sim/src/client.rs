@@ -29,7 +29,9 @@ pub(crate) struct Client {
     /// Keys that are still to be read at the end.
     to_read: Vec<Bytes>,
     stopped: bool,
-    pub(crate) history: Vec<Operation>,
+    history: Vec<Operation>,
+    /// Which of them nobody heard the outcome of.
+    unknown: Vec<(usize, RequestId)>,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,7 @@ impl Client {
             to_read: Vec::new(),
             stopped: false,
             history: Vec::new(),
+            unknown: Vec::new(),
         }
     }
 
@@ -99,10 +102,21 @@ impl Client {
         self.open.is_none() && self.to_read.is_empty()
     }
 
-    /// The history, with what is still open.
-    pub(crate) fn into_history(mut self) -> Vec<Operation> {
+    /// The history, with what is still open. Of what nobody heard the outcome of, that which was not done in the end is
+    /// left out: each such operation could double the search for an order. If it left a mark all the same, no order
+    /// explains that.
+    pub(crate) fn into_history(mut self, was_done: impl Fn(RequestId) -> bool) -> Vec<Operation> {
         self.give_up();
+        for (at, request) in self.unknown.into_iter().rev() {
+            if !was_done(request) {
+                self.history.remove(at);
+            }
+        }
         self.history
+    }
+
+    fn request(&self, number: u64) -> RequestId {
+        RequestId { client: self.number as u64 + 1, counter: number }
     }
 
     fn after(&self, ctx: &mut Context, delay: Micros, what: Timer) {
@@ -324,13 +338,17 @@ impl Client {
             let (key, called_at, action) = (open.key.clone(), open.called_at, open.action.clone());
             let client = self.number as u64;
             let heard = Heard::Unknown;
+            self.unknown.push((self.history.len(), self.request(open.number)));
             self.history.push(Operation { client, key, called_at, answered_at: called_at, action, heard });
         }
         self.open = None;
     }
 
     fn remember(&mut self, ctx: &mut Context, heard: Heard) {
-        let Some(Open { key, action, called_at, .. }) = self.open.take() else { return };
+        let Some(Open { number, key, action, called_at, .. }) = self.open.take() else { return };
+        if heard == Heard::Unknown {
+            self.unknown.push((self.history.len(), self.request(number)));
+        }
         match (&heard, &action) {
             (Heard::Transacted(outcome), Action::Transact(transaction)) => {
                 let branch = if outcome.succeeded { &transaction.then } else { &transaction.otherwise };

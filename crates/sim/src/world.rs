@@ -188,7 +188,8 @@ impl World {
 
     fn report(self, seed: u64, scenario: Scenario) -> Report {
         let World { mut ctx, clients, .. } = self;
-        let history: Vec<_> = clients.into_iter().flat_map(Client::into_history).collect();
+        let history: Vec<_> =
+            clients.into_iter().flat_map(|client| client.into_history(|request| ctx.watch.was_done(request))).collect();
         let mut checked = Checked::default();
         if ctx.watch.violation().is_none() {
             match checker::check(&history, CHECK_STEPS_MAX) {

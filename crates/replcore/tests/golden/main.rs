@@ -45,6 +45,10 @@ scripts![
     scenario_05,
     scenario_06,
     scenario_07,
+    scenario_08_commits,
+    scenario_08_late,
+    scenario_08_locks,
+    scenario_08_moves,
     scenario_09,
     scenario_10,
     scenario_11,
@@ -55,5 +59,6 @@ scripts![
     snapshot,
     takeover,
     takeover_conflict,
+    transaction,
     write,
 ];

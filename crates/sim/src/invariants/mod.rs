@@ -19,7 +19,7 @@ use crate::disk::{Disk, Folds};
 use replcore::{Apply, Message, PersistRecord, Replica};
 use std::collections::BTreeMap;
 use std::fmt;
-use types::{EntryId, NodeId, PartitionId, Term, View};
+use types::{EntryId, NodeId, PartitionId, RequestId, Term, View};
 
 /// Which rule of the world was broken, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -173,6 +173,11 @@ impl Watch {
     pub(crate) fn crashed(&mut self, node: usize, disk: &Disk) {
         self.chosen.crashed(node);
         self.terms.crashed(node, disk);
+    }
+
+    /// Whether some partition has committed what this request asks.
+    pub(crate) fn was_done(&self, request: RequestId) -> bool {
+        self.once.was_done(request)
     }
 
     /// Committed entries, over all partitions.

@@ -103,10 +103,7 @@ pub(crate) fn effect(effect: &Effect) -> String {
             format!("installs part {number} in {generation}{end}")
         }
         Effect::DeleteData { generation } => format!("deletes {generation}"),
-        Effect::Send { .. } => unreachable!("messages are shown with their link"),
-        Effect::SendToPartition { partition, message } => {
-            format!("to {partition}: {}", self::between_partitions(message))
-        }
+        Effect::Send { .. } | Effect::SendToPartition { .. } => unreachable!("messages are shown with their link"),
     }
 }
 
