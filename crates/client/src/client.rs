@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use types::{Condition, ErrorCode, Mutation, MutationKind, Position, RequestId, View};
+use types::{Condition, ErrorCode, Mutation, MutationKind, Position, RequestId, Stamp, View};
 use wire::convert::{Operation, check_key, check_value};
 
 /// How a client behaves.
@@ -166,12 +166,26 @@ impl Client {
 
     async fn mutate(&self, key: Bytes, kind: MutationKind, condition: Condition) -> Result<Answer, Error> {
         check_key(&key).map_err(|error| Error::Invalid(error.to_string()))?;
-        let id = RequestId { client: self.inner.id, counter: self.inner.requests.fetch_add(1, Ordering::Relaxed) + 1 };
-        let stamp = self.inner.clock.stamp();
+        let (id, stamp) = self.name();
         self.attempt(Operation::Mutate(Mutation { key, kind, condition }, id, stamp)).await
     }
 
-    async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {
+    /// A name for a request that may change something.
+    pub(crate) fn name(&self) -> (RequestId, Stamp) {
+        let counter = self.inner.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        (RequestId { client: self.inner.id, counter }, self.inner.clock.stamp())
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.inner.options.timeout
+    }
+
+    /// From 0 to 1.
+    pub(crate) fn jitter(&self) -> f64 {
+        self.inner.views.jitter()
+    }
+
+    pub(crate) async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {
         let inner = &self.inner;
         let outcome = Attempts::new(&inner.views, operation, inner.options.timeout, &inner.clock).run().await;
         match outcome {
@@ -191,6 +205,6 @@ impl Client {
 }
 
 /// A node answered a question that was not asked: its answer says nothing about this one.
-fn contradiction(answer: &Answer) -> Error {
+pub(crate) fn contradiction(answer: &Answer) -> Error {
     Error::Unknown { message: format!("a node answered with {answer:?}, which is no answer to this") }
 }

@@ -1,4 +1,4 @@
-//! The routing client: get, put and delete against a cluster, with outcomes that are told honestly.
+//! The routing client: get, put, delete and transactions against a cluster, with outcomes that are told honestly.
 //!
 //! A [`Client`] keeps the view that the viewleaders publish ([`Leaders`], `views`), hashes each key to its partition and
 //! sends the request over the one stream it has open with that partition's primary ([`NodeStreams`]). Everything that
@@ -16,7 +16,7 @@
 //!   failed condition does not, because the first attempt may still be on its way.
 //! - A change of the view ends every wait for a primary that is no longer one.
 //!
-//! Left out: TLS, transactions, watches; asking storage nodes for a view when no viewleader has ever answered.
+//! Left out: TLS, watches; asking storage nodes for a view when no viewleader has ever answered.
 
 mod attempts;
 mod client;
@@ -31,6 +31,7 @@ mod outcome;
 mod routes;
 mod slots;
 mod status;
+mod transaction;
 mod views;
 
 pub use client::{Client, Options};
@@ -38,5 +39,6 @@ pub use error::{Error, Unanswered, UnansweredCause};
 pub use leaders::Leaders;
 pub use node_streams::{NodeStreams, Sent};
 pub use operations::{Configure, Move, Moves, NodeMoves, Operation, Stranded};
-pub use outcome::{DeleteOutcome, Found, PutOutcome, Route, Written};
+pub use outcome::{DeleteOutcome, Found, PutOutcome, Route, Transacted, Written};
 pub use status::{ClusterStatus, MemberStatus, NodeStatus};
+pub use transaction::TransactionBuilder;

@@ -27,6 +27,9 @@ pub(crate) struct Requests {
     stored_forgotten: Stamp,
 }
 
+/// Outcomes of transactions in one record of the state, about.
+const OUTCOMES_BYTES_MAX: usize = 1 << 20;
+
 type Changed = (RecordKey, Option<Bytes>, Seq);
 
 impl Requests {
@@ -162,7 +165,6 @@ impl Requests {
         let name = |seq: Seq| Bytes::copy_from_slice(&seq.0.to_be_bytes());
         let first = self.order.partition_point(|(seq, _)| *seq <= after);
         let end = self.order.partition_point(|(seq, _)| *seq <= through);
-        let chunk: Vec<_> = self.order.range(first..end).copied().collect();
         while let Some((seq, _)) = self.stored.pop_front_if(|(_, newest)| *newest < self.forgotten_before) {
             changes.push((key(name(seq)), None, through));
         }
@@ -170,7 +172,20 @@ impl Requests {
             self.stored_forgotten = self.forgotten_before;
             changes.push((key(Bytes::new()), Some(encode_stamp(self.forgotten_before)), through));
         }
-        if let Some((seq, _)) = chunk.first() {
+        // Outcomes of transactions may be large: then there are several records.
+        let (mut chunk, mut chunks): (Vec<(Seq, Remembered)>, Vec<_>) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        for (seq, request) in self.order.range(first..end).copied() {
+            chunk.push((seq, request));
+            bytes += self.transactions.get(&request.id).map_or(0, Bytes::len);
+            if bytes >= OUTCOMES_BYTES_MAX {
+                chunks.push(std::mem::take(&mut chunk));
+                bytes = 0;
+            }
+        }
+        chunks.push(chunk);
+        for chunk in chunks {
+            let Some((seq, _)) = chunk.first() else { continue };
             let newest = chunk.iter().map(|(_, r)| r.stamp).max().unwrap_or_default();
             changes.push((key(name(*seq)), Some(encode_requests(&chunk, &self.transactions)), through));
             self.stored.push_back((*seq, newest));

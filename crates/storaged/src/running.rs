@@ -86,6 +86,7 @@ impl Running {
                 applier: applier.clone(),
                 filler: filler.clone(),
                 journal: journal.clone() as Arc<dyn Journal>,
+                shards: shards.clone(),
                 links: links.clone(),
                 reports: reports.clone(),
                 fatal: fatal.clone(),

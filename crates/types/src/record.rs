@@ -18,15 +18,13 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
+    /// All of them, in order.
+    pub const ALL: [RecordKind; 4] =
+        [RecordKind::User, RecordKind::Requests, RecordKind::Prepared, RecordKind::Decision];
+
     /// The kind with this number, if there is one.
     pub fn from_number(number: u8) -> Option<RecordKind> {
-        match number {
-            0 => Some(RecordKind::User),
-            1 => Some(RecordKind::Requests),
-            8 => Some(RecordKind::Prepared),
-            9 => Some(RecordKind::Decision),
-            _ => None,
-        }
+        RecordKind::ALL.into_iter().find(|kind| *kind as u8 == number)
     }
 }
 

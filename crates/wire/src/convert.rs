@@ -3,10 +3,12 @@
 use crate::v1;
 use bytes::Bytes;
 use std::sync::Arc;
-use types::limits::{COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use types::limits::{
+    COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, TRANSACTION_KEYS_MAX, VALUE_BYTES_MAX,
+};
 use types::{
     ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Incarnation, Mutation, MutationKind,
-    NodeId, NodeInfo, PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, View, ViewDelta,
+    NodeId, NodeInfo, PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, Transaction, View, ViewDelta,
 };
 
 /// A message that breaks a rule; the text says which, for a person.
@@ -283,7 +285,7 @@ impl From<Condition> for v1::Condition {
     }
 }
 
-fn condition_from_wire(condition: Option<v1::Condition>) -> Result<Condition, Malformed> {
+pub(crate) fn condition_from_wire(condition: Option<v1::Condition>) -> Result<Condition, Malformed> {
     use v1::condition::Condition as Wire;
     match condition.and_then(|c| c.condition) {
         None => Ok(Condition::None),
@@ -305,6 +307,10 @@ pub enum Operation {
     Get(Bytes),
     /// A change, with the id that names it and its stamp (P28).
     Mutate(Mutation, RequestId, Stamp),
+    /// Several keys at once, within the limits, with the id that names it and its stamp (P28).
+    Transact(Box<Transaction>, RequestId, Stamp),
+    /// Several keys of the first one's partition as of one instant; at least one.
+    Collect(Vec<Bytes>),
 }
 
 impl Operation {
@@ -313,7 +319,33 @@ impl Operation {
         match self {
             Operation::Get(key) => key,
             Operation::Mutate(mutation, ..) => &mutation.key,
+            Operation::Transact(transaction, ..) => {
+                transaction.first_key().expect("a transaction without keys is malformed")
+            }
+            Operation::Collect(keys) => keys.first().expect("a collection without keys is malformed"),
         }
+    }
+
+    /// Whether it may change anything.
+    pub fn changes(&self) -> bool {
+        match self {
+            Operation::Get(_) | Operation::Collect(_) => false,
+            Operation::Mutate(..) => true,
+            Operation::Transact(transaction, ..) => !transaction.is_read_only(),
+        }
+    }
+
+    /// The stamp that it is remembered by (P28).
+    pub fn stamp(&self) -> Option<Stamp> {
+        match self {
+            Operation::Get(_) | Operation::Collect(_) => None,
+            Operation::Mutate(_, _, stamp) | Operation::Transact(_, _, stamp) => Some(*stamp),
+        }
+    }
+
+    /// What names it.
+    fn named(id: RequestId, stamp: Stamp) -> Option<v1::RequestId> {
+        Some(v1::RequestId { client: id.client, counter: id.counter, stamp: stamp.0 })
     }
 
     /// As it travels.
@@ -322,12 +354,17 @@ impl Operation {
             Operation::Get(key) => v1::request::Operation::Get(v1::Get { key }),
             Operation::Mutate(Mutation { key, kind, condition }, id, stamp) => {
                 let condition = (condition != Condition::None).then(|| condition.into());
-                let request = Some(v1::RequestId { client: id.client, counter: id.counter, stamp: stamp.0 });
+                let request = Self::named(id, stamp);
                 match kind {
                     MutationKind::Put(value) => v1::request::Operation::Put(v1::Put { key, value, condition, request }),
                     MutationKind::Delete => v1::request::Operation::Delete(v1::Delete { key, condition, request }),
                 }
             }
+            Operation::Transact(transaction, id, stamp) => {
+                let request = Self::named(id, stamp);
+                v1::request::Operation::Transact(v1::Transact { request, ..(*transaction).into() })
+            }
+            Operation::Collect(keys) => v1::request::Operation::Collect(v1::Collect { keys }),
         }
     }
 
@@ -340,6 +377,19 @@ impl Operation {
             Ok((RequestId { client: request.client, counter: request.counter }, Stamp(request.stamp)))
         };
         match required(operation, "the operation")? {
+            Wire::Transact(transact) => {
+                let (id, stamp) = named(transact.request.clone())?;
+                Ok(Operation::Transact(Box::new(transact.try_into()?), id, stamp))
+            }
+            Wire::Collect(collect) => {
+                let bytes: usize = collect.keys.iter().map(Bytes::len).sum();
+                if collect.keys.is_empty() || collect.keys.len() > TRANSACTION_KEYS_MAX || bytes > TRANSACTION_BYTES_MAX
+                {
+                    return Err(malformed(format!("a collection names 1 to {TRANSACTION_KEYS_MAX} keys")));
+                }
+                collect.keys.iter().try_for_each(|key| check_key(key))?;
+                Ok(Operation::Collect(collect.keys))
+            }
             Wire::Get(get) => {
                 check_key(&get.key)?;
                 Ok(Operation::Get(get.key))

@@ -1,6 +1,7 @@
 //! A replica's answer as the client hears it.
 
 use crate::clock;
+use crate::kv::transactions;
 use replcore::Answer;
 use types::{ErrorCode, NodeId, PartitionId, View};
 use wire::v1;
@@ -15,6 +16,8 @@ pub(crate) fn response(number: u64, me: NodeId, partition: PartitionId, answer: 
             durable_on,
             term: term.0,
         }),
+        Answer::Transacted { outcome, durable_on, term } => transactions::transacted(outcome, durable_on, term),
+        Answer::Collected(collected) => transactions::collected(collected),
         Answer::Found(record) => Wire::Found(v1::Found { value: record.value, version: record.seq.0 }),
         Answer::NotFound => Wire::NotFound(v1::NotFound {}),
         Answer::ConditionFailed { version } => Wire::ConditionFailed(v1::ConditionFailed {

@@ -4,6 +4,7 @@ use crate::clock::{self, Moment};
 use crate::gate::{Gate, Node};
 use crate::kv::answer::refusal;
 use crate::kv::connection::{Connection, OPEN_MAX};
+use crate::kv::transactions;
 use crate::shard::{Incoming, Input};
 use futures::future::poll_fn;
 use metrics::counter;
@@ -98,6 +99,7 @@ fn admit<'a>(gate: &'a Gate, cluster: &[u8]) -> Result<&'a Arc<Node>, (ErrorCode
 fn request_bytes(request: &v1::Request) -> usize {
     match &request.operation {
         Some(v1::request::Operation::Put(put)) => put.key.len() + put.value.len(),
+        Some(v1::request::Operation::Transact(transact)) => transactions::request_bytes(transact),
         _ => 0,
     }
 }
@@ -117,13 +119,19 @@ fn sort(node: &Node, view: &View, request: v1::Request, now: Moment, calendar_ms
         Ok(operation) => operation,
         Err(malformed) => return Sorted::Refused(None, ErrorCode::Invalid, Some(malformed.to_string())),
     };
-    if let Operation::Mutate(_, _, stamp) = &operation
-        && clock::is_too_far_ahead(*stamp, calendar_ms)
+    if let Some(stamp) = operation.stamp()
+        && clock::is_too_far_ahead(stamp, calendar_ms)
     {
         let detail = "the request's stamp is far ahead of this node's clock; set the client's clock".to_owned();
         return Sorted::Refused(None, ErrorCode::StampTooOld, Some(detail));
     }
     let partition = view.partition_of(operation.key());
+    if let Operation::Collect(keys) = &operation
+        && keys.iter().any(|key| view.partition_of(key) != partition)
+    {
+        let detail = "a collection's keys are of one partition; collect each partition's alone".to_owned();
+        return Sorted::Refused(Some(partition), ErrorCode::Invalid, Some(detail));
+    }
     let Some(configuration) = view.configuration(partition) else {
         return Sorted::Refused(Some(partition), ErrorCode::NotBootstrapped, None);
     };
@@ -146,7 +154,7 @@ fn sort(node: &Node, view: &View, request: v1::Request, now: Moment, calendar_ms
 fn forward(node: Arc<Node>, connection: Arc<Connection>, request: v1::Request, partition: PartitionId, address: &str) {
     counter!("storaged_forwarded_total").increment(1);
     let number = request.number;
-    let changes = !matches!(request.operation, Some(v1::request::Operation::Get(_)));
+    let reads = matches!(request.operation, Some(v1::request::Operation::Get(_) | v1::request::Operation::Collect(_)));
     let patience = Duration::from_millis(u64::from(request.timeout_ms + FORWARDING_MS / 2));
     let sent = node.streams.send(address, request, patience);
     tokio::spawn(async move {
@@ -154,7 +162,7 @@ fn forward(node: Arc<Node>, connection: Arc<Connection>, request: v1::Request, p
             Ok(response) => v1::Response { number, ..response },
             Err(unanswered) => {
                 // P29: what may have arrived may happen.
-                let code = match unanswered.may_have_arrived && changes {
+                let code = match unanswered.may_have_arrived && !reads {
                     true => ErrorCode::Unknown,
                     false => ErrorCode::Unavailable,
                 };

@@ -1,7 +1,7 @@
 //! One shard alone, with a log whose disk the test holds and an engine that fails on command.
 
 use super::input::Incoming;
-use super::{Input, Parts, ShardHandle, Worker};
+use super::{Input, Parts, ShardHandle, Shards, Worker};
 use crate::applier::Applier;
 use crate::clock::{Clock, Moment, calendar_ms};
 use crate::fatal::Fatal;
@@ -113,6 +113,7 @@ impl Bench {
         journal.let_through(true);
         journal.begin_segment(1);
         let reports = Arc::new(Reports::default());
+        let (shard, inputs) = ShardHandle::channel();
         let parts = Parts {
             me: Me { cluster: ClusterId(1), node: ME, incarnation: Incarnation(1), accepted_at: Epoch(1) },
             index: 0,
@@ -124,12 +125,12 @@ impl Bench {
             applier: applier.clone(),
             filler,
             journal: journal.clone(),
+            shards: Shards::new(vec![shard.clone()]),
             links: Arc::new(Links::default()),
             reports: reports.clone(),
             fatal: fatal.clone(),
             clock: Clock::start(),
         };
-        let (shard, inputs) = ShardHandle::channel();
         let task = tokio::spawn(Worker::new(parts, Vec::new()).run(inputs));
         let connection = Arc::new(Connection::default());
         let bench = Bench { shard, journal, engine, applier, reports, fatal, task, connection };

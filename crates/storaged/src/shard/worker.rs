@@ -12,13 +12,13 @@ use crate::peer::Links;
 use crate::peer::link::Era;
 use crate::reports::Reports;
 use crate::shard::burst::Burst;
-use crate::shard::input::{Completion, Incoming, Input, Persisted};
+use crate::shard::input::{Completion, Incoming, Input, Persisted, Shards};
 use crate::shard::lag::Lag;
 use crate::shard::open::{Open, OpenRequest};
 use crate::shard::retention::Retention;
 use crate::shard::slot::{PartitionState, Slot};
 use engine::{Engine, Keyspace};
-use replcore::{Body, Effect, Event, Message, Proposal, Replica, Settings};
+use replcore::{Body, Effect, Event, Message, Proposal, Replica, Settings, TransactionMessage, TransactionProposal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,8 @@ pub(crate) struct Parts {
     pub(crate) filler: Filler,
     /// The write-ahead log.
     pub(crate) journal: Arc<dyn Journal>,
+    /// All shards of the node, by index: partitions speak to each other.
+    pub(crate) shards: Shards,
     /// The ways to the peers.
     pub(crate) links: Arc<Links>,
     /// What the viewleader should hear.
@@ -101,6 +103,8 @@ pub(crate) struct Worker {
     completed: mpsc::UnboundedReceiver<Completion>,
     peers: BTreeMap<NodeId, Option<Era>>,
     burst: Burst,
+    /// What partitions here have to say to others of this node, by shard.
+    between: Vec<Vec<(PartitionId, TransactionMessage)>>,
     burst_bytes: usize,
     touched: Vec<usize>,
     effects: Vec<Effect>,
@@ -130,6 +134,7 @@ impl Worker {
             completed,
             peers: BTreeMap::new(),
             burst: Burst::default(),
+            between: (0..parts.count).map(|_| Vec::new()).collect(),
             burst_bytes: 0,
             touched: Vec::new(),
             effects: Vec::new(),
@@ -223,6 +228,7 @@ impl Worker {
                     self.on_message(from, partition, message);
                 }
             }
+            Input::FromPartitions(messages) => self.hear_partitions(messages),
             Input::Peer(peer) => self.look_at_peer(peer),
             Input::View(view) => self.change_view(&view),
             Input::ActivationAnswered { partition, term, accepted } => {
@@ -257,6 +263,7 @@ impl Worker {
                 }
                 self.answer_trimming();
             }
+            Completion::FromPartitions(messages) => self.hear_partitions(messages),
             Completion::Applied(applied) => {
                 for (Keyspace { partition, generation }, through) in applied {
                     let place = self.place_of(partition);
@@ -286,7 +293,7 @@ impl Worker {
     fn on_request(&mut self, connection: &Arc<crate::kv::connection::Connection>, request: Incoming) {
         let Incoming { number, partition, operation, deadline } = request;
         let place = self.place_of(partition);
-        let (changes, overloaded) = (matches!(operation, Operation::Mutate(..)), self.lag.is_overloaded());
+        let (changes, overloaded) = (operation.changes(), self.lag.is_overloaded());
         let refused = match (self.stopping, self.slot(place)) {
             (Some(_), _) => Some(ErrorCode::ShuttingDown),
             (None, None) => Some(ErrorCode::NotPrimary),
@@ -302,6 +309,12 @@ impl Worker {
         let token = self.open.insert(OpenRequest { connection: connection.clone(), number, partition, deadline });
         let event = match operation {
             Operation::Get(key) => Event::Read { token, key },
+            Operation::Collect(keys) => Event::Collect { token, keys },
+            Operation::Transact(transaction, id, stamp) => {
+                let parts = transaction.split(self.parts.view.partition_count);
+                let proposal = TransactionProposal { id, stamp, parts, forget_before: clock::forget_before() };
+                Event::Transact { token, proposal: Box::new(proposal) }
+            }
             Operation::Mutate(mutation, id, stamp) => {
                 if let types::MutationKind::Put(value) = &mutation.kind {
                     self.burst_bytes += value.len();
@@ -311,6 +324,43 @@ impl Worker {
             }
         };
         self.step(place, event);
+    }
+
+    fn hear_partitions(&mut self, messages: Vec<(PartitionId, TransactionMessage)>) {
+        self.meters.messages_received(messages.len());
+        for (partition, message) in messages {
+            let place = self.place_of(partition);
+            self.step(place, Event::FromPartition { message });
+        }
+    }
+
+    /// To whoever is that partition's primary by the newest view that this node has.
+    fn send_to_partition(&mut self, partition: PartitionId, message: TransactionMessage) {
+        let primary = self.parts.view.configuration(partition).and_then(|configuration| configuration.primary());
+        match primary {
+            Some(node) if node == self.parts.me.node => {
+                self.between[partition.0 as usize % self.parts.count].push((partition, message));
+            }
+            Some(node) => self.burst.send_to_partition(node, partition, message),
+            // The partition map is not there yet: it will be said again.
+            None => {}
+        }
+    }
+
+    /// What partitions of this node have to say to each other leaves.
+    fn speak_between(&mut self) {
+        for index in 0..self.between.len() {
+            if self.between[index].is_empty() {
+                continue;
+            }
+            let messages = std::mem::take(&mut self.between[index]);
+            if index == self.parts.index {
+                // The receiver is this worker.
+                let _heard = self.completions.send(Completion::FromPartitions(messages));
+            } else {
+                self.parts.shards.at(index).offer(Input::FromPartitions(messages));
+            }
+        }
     }
 
     fn on_message(&mut self, from: NodeId, partition: PartitionId, message: Message) {
@@ -451,6 +501,7 @@ impl Worker {
             match effect {
                 Effect::Persist { index, record } => self.burst.persist(partition, index, &record),
                 Effect::Send { to, message } => self.burst.send(to, partition, message),
+                Effect::SendToPartition { partition, message } => self.send_to_partition(partition, message),
                 Effect::Reply { token, answer } => {
                     // Nobody: it was answered before.
                     if let Some(request) = self.open.take(token) {
@@ -511,6 +562,7 @@ impl Worker {
         if self.lag.is_due(self.now) {
             self.hand_over();
         }
+        self.speak_between();
         let (sent, submitted) = self.burst.leave(self.parts.journal.as_ref(), &self.completions);
         self.submissions += u64::from(submitted);
         self.meters.burst(sent, self.lag.bytes(), self.open.len());
