@@ -11,6 +11,7 @@ use crate::playground::PlaygroundFlags;
 use crate::rebalance::RebalanceAction;
 use crate::recover::RecoverFlags;
 use crate::settings::ClusterAction;
+use crate::txn::TxnFlags;
 use clap::{Args, Parser, Subcommand};
 use client::{Client, Options};
 use daemon::Failure;
@@ -81,6 +82,8 @@ pub(crate) enum Command {
     Getr(GetrFlags),
     /// Take a key's value away.
     Delr(DelrFlags),
+    /// Change several keys at once, all or nothing, if conditions hold.
+    Txn(TxnFlags),
     /// Print the view's epoch and its storage nodes.
     QueryServers(ClusterFlags),
     /// Print how the cluster is: viewleaders, storage nodes, partitions that lack something.

@@ -19,6 +19,7 @@ mod playground;
 mod rebalance;
 mod recover;
 mod settings;
+mod txn;
 
 use cli::{Cli, Command};
 use daemon::{Exit, Failure};
@@ -43,6 +44,7 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
         Command::Setr(setr) => keys::setr(&globals, setr).await,
         Command::Getr(getr) => keys::getr(&globals, getr).await,
         Command::Delr(delr) => keys::delr(&globals, delr).await,
+        Command::Txn(txn) => txn::run(&globals, txn).await,
         Command::QueryServers(flags) => cluster::query_servers(&globals, &flags).await,
         Command::Status(flags) => cluster::status(&globals, &flags).await,
         Command::Leaders(flags) => leaders::run(&globals, &flags).await,
