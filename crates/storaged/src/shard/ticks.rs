@@ -4,10 +4,12 @@
 
 use crate::clock;
 use crate::shard::worker::Worker;
-use replcore::Event;
+use replcore::{Event, InDoubt};
 
 /// Followers that are behind are reported every so many ticks.
 const BEHIND_EVERY_TICKS: u64 = 25;
+/// A transaction that is not over after so many ticks takes long.
+const DOUBT_TICKS: u64 = 50;
 
 impl Worker {
     /// Whether a replica, an open request or waiting changes need the ticker.
@@ -24,6 +26,9 @@ impl Worker {
             self.step(*place, Event::Tick);
         }
         let report = self.ticks.is_multiple_of(BEHIND_EVERY_TICKS);
+        if report {
+            self.look_at_doubts(&ticking);
+        }
         for place in ticking {
             let Some(slot) = self.slot(place) else { continue };
             slot.ticking = slot.replica.needs_tick();
@@ -39,6 +44,24 @@ impl Worker {
             let place = self.place_of(partition);
             self.step(place, Event::Expire { tokens });
         }
+    }
+
+    /// Transactions that take long: counted, and told once each, with who must answer.
+    fn look_at_doubts(&mut self, ticking: &[usize]) {
+        let mut count = 0;
+        for place in ticking {
+            let Some(slot) = self.slot(*place) else { continue };
+            let partition = slot.replica.partition();
+            for doubt in slot.replica.in_doubt() {
+                let ticks = u64::from(doubt.ticks);
+                count += usize::from(ticks >= DOUBT_TICKS);
+                if (DOUBT_TICKS..DOUBT_TICKS + BEHIND_EVERY_TICKS).contains(&ticks) {
+                    let InDoubt { attempt, waits_for, stage, .. } = doubt;
+                    tracing::warn!(%partition, %attempt, ?stage, ?waits_for, "a transaction is in doubt");
+                }
+            }
+        }
+        self.meters.in_doubt(count);
     }
 
     /// Tells the viewleader who lacks more than a moment's entries, and whether the learner lacks no more than that.
