@@ -22,7 +22,7 @@ finish() {
 }
 trap finish EXIT
 
-say() { printf '%6.1f s  %s\n' "$(bc <<<"$(date +%s.%N) - $began")" "$*"; }
+say() { printf '%4d s  %s\n' "$SECONDS" "$*"; }
 
 http_of() { echo "127.0.0.1:$((port + 20 + $1))"; }
 
@@ -44,23 +44,18 @@ complete() {
 
 # Asks one node's gateway for every key; others answer through it.
 check() {
-    {
-        for number in $(seq "$keys"); do
-            printf 'url = "http://%s/kvs/keys/key-%s"\noutput = "%s/values/%s"\n' "$(http_of 1)" "$number" "$work" "$number"
-        done
-    } >"$work/gets"
-    mkdir -p "$work/values"
-    rm -f "$work"/values/*
-    curl --silent --show-error --config "$work/gets"
-    local right
-    right=$(for number in $(seq "$keys"); do
-        grep -l "\"value\":\"value $number\"" "$work/values/$number" || echo "key-$number: $(cat "$work/values/$number")" >&2
-    done | wc -l)
-    say "$right of $keys keys have their value ($1)"
-    [ "$right" -eq "$keys" ]
+    for number in $(seq "$keys"); do
+        printf 'url = "http://%s/kvs/keys/key-%s"\n' "$(http_of 1)" "$number"
+    done >"$work/gets"
+    curl --silent --show-error --write-out '\n' --config "$work/gets" >"$work/answers"
+    grep --only-matching '"value":"[^"]*"' "$work/answers" >"$work/got" || true
+    cmp --silent "$work/expected" "$work/got" || {
+        grep --invert-match '"value":' "$work/answers" | head >&2; say "keys are missing or wrong ($1)"; return 1; }
+    say "all $keys keys have their value ($1)"
 }
 
-began=$(date +%s.%N)
+SECONDS=0
+for number in $(seq "$keys"); do echo "\"value\":\"value $number\""; done >"$work/expected"
 "$dhtctl" viewleader --data-dir "$work/v" --listen "$DHT_LEADERS" --http "127.0.0.1:$((port + 15))" --expect-nodes 1 \
     2>"$work/v.log" &
 pids[0]=$!
@@ -81,6 +76,7 @@ check "on one node"
 
 for node in $(seq 2 10); do start_node "$node"; done
 until [ "$("$dhtctl" nodes --output raw 2>/dev/null | wc -l)" -eq 10 ]; do sleep 0.1; done
+check "while ten nodes share them out"
 complete
 say "ten storage nodes share them"
 "$dhtctl" nodes

@@ -77,7 +77,9 @@ pub struct Moves {
     pub tolerates_now: u32,
     /// The same once everything has moved.
     pub tolerates_then: u32,
-    /// Everything is where it should be, activated, and what is surplus is deleted.
+    /// Partitions that still get another primary, so that every node leads its share.
+    pub handovers: u32,
+    /// Everything is where it should be, activated, led by whom it should, and what is surplus is deleted.
     pub complete: bool,
     /// Partitions that have lost their majority.
     pub stranded: Vec<Stranded>,
@@ -171,6 +173,7 @@ impl TryFrom<v1::MovesReply> for Moves {
             nodes: reply.nodes.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             tolerates_now: reply.tolerates_now,
             tolerates_then: reply.tolerates_then,
+            handovers: reply.handovers,
             complete: reply.complete,
             stranded: reply.stranded.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
         })

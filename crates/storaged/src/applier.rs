@@ -21,6 +21,9 @@ const CHANGES_PER_CALL: usize = 128;
 /// otherwise find them still waking up.
 const PAUSE_MAX: Duration = Duration::from_millis(2);
 
+/// Jobs after which snapshots that are complete no longer wait for company on their way to the disk.
+const JOBS_PER_CHECKPOINT: usize = 32;
+
 /// One thing for the thread to do.
 enum Job {
     Apply { batches: Vec<(PartitionId, Apply)>, done: UnboundedSender<Completion> },
@@ -95,12 +98,29 @@ impl Applier {
 }
 
 fn work(engine: &dyn Engine, queue: &mpsc::Receiver<Job>) -> Result<(), EngineError> {
-    while let Ok(job) = queue.recv() {
+    let mut installed = Installed::default();
+    loop {
+        let next = if installed.is_empty() { queue.recv().ok() } else { queue.try_recv().ok() };
+        let Some(job) = next else {
+            if installed.is_empty() {
+                return Ok(());
+            }
+            installed.checkpoint(engine)?;
+            continue;
+        };
         match job {
             Job::Apply { batches, done } => apply(engine, batches, &done)?,
-            Job::Install { part, done } => install(engine, part, &done)?,
+            Job::Install { part, done } => {
+                let (keyspace, number, is_last) = (part.keyspace, part.number, part.start.is_some());
+                install(engine, part)?;
+                if is_last {
+                    installed.waiting.push((Completion::Installed { keyspace, number }, done));
+                } else {
+                    tell(&done, Completion::Installed { keyspace, number });
+                }
+            }
             Job::Checkpoint(done) => {
-                engine.checkpoint()?;
+                installed.checkpoint(engine)?;
                 // Who asked may have gone.
                 let _nobody_waits = done.send(());
             }
@@ -112,8 +132,34 @@ fn work(engine: &dyn Engine, queue: &mpsc::Receiver<Job>) -> Result<(), EngineEr
                 Err(error) => return Err(error),
             },
         }
+        installed.jobs_since += usize::from(!installed.waiting.is_empty());
+        if installed.jobs_since >= JOBS_PER_CHECKPOINT {
+            installed.checkpoint(engine)?;
+        }
     }
-    Ok(())
+}
+
+/// Snapshots that are complete, but perhaps not on disk: one checkpoint serves all that come together.
+#[derive(Default)]
+struct Installed {
+    waiting: Vec<(Completion, UnboundedSender<Completion>)>,
+    jobs_since: usize,
+}
+
+impl Installed {
+    /// Nobody waits for a checkpoint.
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn checkpoint(&mut self, engine: &dyn Engine) -> Result<(), EngineError> {
+        engine.checkpoint()?;
+        self.jobs_since = 0;
+        for (completion, done) in self.waiting.drain(..) {
+            tell(&done, completion);
+        }
+        Ok(())
+    }
 }
 
 fn apply(
@@ -165,8 +211,8 @@ fn apply_group(
 }
 
 /// In short calls, like everything else; the last one says what it amounts to.
-fn install(engine: &dyn Engine, part: Part, done: &UnboundedSender<Completion>) -> Result<(), EngineError> {
-    let Part { keyspace, number, records, start } = part;
+fn install(engine: &dyn Engine, part: Part) -> Result<(), EngineError> {
+    let Part { keyspace, number: _, records, start } = part;
     let mut records = records.into_iter().peekable();
     loop {
         let slice = records.by_ref().take(CHANGES_PER_CALL);
@@ -177,15 +223,10 @@ fn install(engine: &dyn Engine, part: Part, done: &UnboundedSender<Completion>) 
         let began = Instant::now();
         engine.apply(&[ApplyBatch { keyspace, through, changes }])?;
         if last {
-            break;
+            return Ok(());
         }
         std::thread::sleep(began.elapsed().min(PAUSE_MAX));
     }
-    if start.is_some() {
-        engine.checkpoint()?;
-    }
-    tell(done, Completion::Installed { keyspace, number });
-    Ok(())
 }
 
 fn to_batch(partition: PartitionId, apply: Apply) -> ApplyBatch {

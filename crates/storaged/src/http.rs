@@ -16,6 +16,8 @@ use engine::Engine;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
 use types::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use types::{ErrorCode, NodeId, PartitionId};
 use wire::v1;
@@ -24,6 +26,12 @@ use wire::v1::response::Result as Outcome;
 
 /// JSON may write one byte as six.
 const BODY_BYTES_MAX: usize = 6 * VALUE_BYTES_MAX + 1024;
+
+/// How long a request is tried again while its partition changes hands: a takeover ends well within it.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
+/// The pause between two attempts, growing to the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 struct Gateway {
     gate: Arc<Gate>,
@@ -148,8 +156,25 @@ async fn shard(State(gateway): Gate_, Path(id): Path<String>) -> Response {
 }
 
 impl Gateway {
+    /// A request, again and again while its partition changes hands: what was refused then had no effect, and people with
+    /// curl have no client library that would try again for them.
     async fn call(&self, operation: Operation) -> v1::Response {
-        router::call(&self.gate, v1::Request { operation: Some(operation), ..Default::default() }).await
+        let until = Instant::now() + HANDOVER_PATIENCE;
+        let mut pause = PAUSE_MIN;
+        loop {
+            let request = v1::Request { operation: Some(operation.clone()), ..Default::default() };
+            let response = router::call(&self.gate, request).await;
+            let code = match &response.result {
+                Some(Outcome::Error(error)) => Some(ErrorCode::from_number(error.code)),
+                _ => None,
+            };
+            let changes_hands = matches!(code, Some(ErrorCode::NotPrimary | ErrorCode::Unavailable));
+            if !changes_hands || Instant::now() + pause > until || self.gate.node().is_none() {
+                return response;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
     }
 
     fn request_id(&self) -> v1::RequestId {

@@ -21,8 +21,10 @@ use types::{NodeId, PartitionId, View};
 use wal::SegmentNumber;
 use wire::v1;
 
-/// How often to look although no segment began: followers may have caught up since, and counters want to be fresh.
+/// How often to look although no segment began: followers may have caught up since.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often counters are brought up to date: people look at them.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// How often to look for data that should not be here, while there may be some.
 const CENSUS_EVERY: Duration = Duration::from_millis(200);
 /// Segments that may be there without a reason to look again.
@@ -60,6 +62,8 @@ impl Keeper {
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut census = tokio::time::interval(CENSUS_EVERY);
         census.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut counts = tokio::time::interval(COUNT_EVERY);
+        counts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut counted = wal::Counters::default();
         loop {
             let began = tokio::select! {
@@ -68,6 +72,10 @@ impl Keeper {
                     Err(_) => return std::future::pending().await,
                 },
                 _ = looks.tick() => false,
+                _ = counts.tick() => {
+                    counted = self.count(counted);
+                    continue;
+                }
                 _ = census.tick() => {
                     self.take_census();
                     continue;

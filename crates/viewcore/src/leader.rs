@@ -16,7 +16,7 @@ use types::{NodeId, PartitionId, Term};
 /// Primaries that one rebalancing change moves at most: each costs its partition a moment.
 const BALANCE_MOVES_MAX: usize = 32;
 /// Time between two rebalancing changes, and since the last failure or return of a node.
-const BALANCE_AFTER_MS: u64 = 5_000;
+const BALANCE_AFTER_MS: u64 = 2_000;
 /// A stuck primary reports again and again; a report that was not repeated for this long is no longer believed.
 const STUCK_BELIEVED_MS: u64 = 5_000;
 /// Time between two probes of a node.
@@ -310,6 +310,13 @@ impl Leader {
         // Whether or not there is something to do: planning this is the dearest part of a tick.
         self.unrest_ms = now_ms;
         plan::balance(state, &self.observed, &shunned, BALANCE_MOVES_MAX)
+    }
+
+    /// How many partitions still get another primary, so that every node leads its share.
+    pub fn handovers(&self, now_ms: u64, state: &ClusterState) -> usize {
+        let shunned = self.patience.avoided(now_ms).union(&self.held_back).copied().collect();
+        let balance = plan::balance(state, &self.observed, &shunned, usize::MAX);
+        balance.map_or(0, |change| change.placements.len())
     }
 
     /// How long a node may be dead before its replicas are rebuilt elsewhere, in milliseconds.

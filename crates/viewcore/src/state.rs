@@ -60,7 +60,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { paused: false, replace_after_ms: None, moves_per_node: 8 }
+        Policy { paused: false, replace_after_ms: None, moves_per_node: 4 }
     }
 }
 

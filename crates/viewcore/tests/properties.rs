@@ -323,7 +323,7 @@ proptest! {
                 prop_assert!((f64::from(*load) - share).abs() < 1.0 + 1e-5, "{} is not {}", load, share);
             }
         }
-        let led = balanced(&map, candidates.len(), &first_choice(&map, candidates.len()));
+        let led = balanced(&map, candidates.len(), &first_choice(&map, candidates.len()), |_| false);
         for (place, load) in loads.iter().enumerate() {
             let leads = led.iter().filter(|primary| **primary == place).count() as u32;
             let (low, high) = (load / replicas as u32, load.div_ceil(replicas as u32));
@@ -338,7 +338,7 @@ proptest! {
     ) {
         let candidates: Vec<Vec<usize>> = drawn.iter().map(|(places, _)| places.iter().copied().collect()).collect();
         let start: Vec<usize> = candidates.iter().zip(&drawn).map(|(places, (_, n))| places[n % places.len()]).collect();
-        let led = balanced(&candidates, 7, &start);
+        let led = balanced(&candidates, 7, &start, |_| false);
         for node in 0..7 {
             let share: f64 = candidates.iter().filter(|c| c.contains(&node)).map(|c| 1.0 / c.len() as f64).sum();
             let leads = led.iter().filter(|primary| **primary == node).count() as f64;
@@ -369,7 +369,7 @@ fn the_partitions_of_one_node_are_spread_over_the_others() {
 fn a_large_cluster_is_planned() {
     let candidates: Vec<Candidate> = (0..60).map(|n| Candidate { zone: n % 3, weight: 50 + (n % 7) as u32 }).collect();
     let map = assign(&candidates, 65_536, 3);
-    let led = balanced(&map, 60, &first_choice(&map, 60));
+    let led = balanced(&map, 60, &first_choice(&map, 60), |_| false);
     assert_eq!(led.len(), 65_536);
     assert!(map.iter().all(|places| (0..3).all(|zone| places.iter().any(|place| candidates[*place].zone == zone))));
 }

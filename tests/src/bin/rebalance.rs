@@ -42,7 +42,7 @@ async fn main() -> Result<()> {
     tokio::time::sleep(SETTLE).await;
 
     let disk = disk_bytes_per_second(playground.directory())?;
-    let quiet = join(&playground, &leaders, "s4").await?;
+    let (quiet, _fourth) = join(&playground, &leaders, "s4").await?;
     let total = (VALUES * VALUE_BYTES * 3) as f64;
     let share = total / 4.0;
     println!("a fourth node joins three, {VALUES} values of {} KiB, three replicas:", VALUE_BYTES >> 10);
@@ -59,7 +59,7 @@ async fn main() -> Result<()> {
     let load = Steady::start(&client);
     tokio::time::sleep(Duration::from_secs(8)).await;
     let before = load.cut();
-    join(&playground, &leaders, "s5").await?;
+    let (_, _fifth) = join(&playground, &leaders, "s5").await?;
     let during = load.stop().await?;
     println!("a fifth node joins, {CLIENTS} clients, a request every {} ms each:", PAUSE.as_millis());
     for (what, mut latencies) in [("before", before), ("during", during)] {
@@ -96,7 +96,7 @@ struct Filled {
 }
 
 /// Starts a node and waits until everything has moved.
-async fn join(playground: &Playground, leaders: &Leaders, name: &str) -> Result<Filled> {
+async fn join(playground: &Playground, leaders: &Leaders, name: &str) -> Result<(Filled, StorageNode)> {
     let filled = |moves: &client::Moves| moves.nodes.iter().map(|node| node.filled_bytes).sum::<u64>();
     let before = filled(&leaders.moves(None).await?);
     let node = StorageNode::start(&playground.leaders()?, playground.directory().join(name), &[])?;
@@ -116,9 +116,7 @@ async fn join(playground: &Playground, leaders: &Leaders, name: &str) -> Result<
     // The last counts come with the next heartbeats.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let after = filled(&leaders.moves(None).await.unwrap_or(after));
-    // It stays as long as the playground does.
-    std::mem::forget(node);
-    Ok(Filled { bytes: after - before, elapsed })
+    Ok((Filled { bytes: after - before, elapsed }, node))
 }
 
 /// What the disk takes when somebody only writes.

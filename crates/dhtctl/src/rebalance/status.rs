@@ -53,7 +53,10 @@ async fn watch_to_the_end(operator: &Operator<'_>) -> Result<Moves, Failure> {
 }
 
 fn beside_bar(reading: &Reading, moves: &Moves) -> String {
-    let mut message = reading.text();
+    let mut message = match word(moves) {
+        "balancing" | "clearing" => headline(moves),
+        _ => reading.text(),
+    };
     if moves.paused {
         message.push_str("  PAUSED: dhtctl rebalance resume");
     }
@@ -90,6 +93,8 @@ fn word(moves: &Moves) -> &'static str {
         "paused"
     } else if remaining(moves) > 0 {
         "moving"
+    } else if moves.handovers > 0 {
+        "balancing"
     } else {
         "clearing"
     }
@@ -105,6 +110,10 @@ fn headline(moves: &Moves) -> String {
     match word(moves) {
         "complete" => "Complete: every partition is where it should be, and nothing is left over".to_owned(),
         "stranded" => "nothing moves, and partitions are without a majority".to_owned(),
+        "balancing" => {
+            let partitions = counted(moves.handovers as usize, "partition");
+            format!("everything is stored where it should be; {partitions} still to get another primary")
+        }
         "clearing" => "everything is where it should be; what is left over is being deleted".to_owned(),
         word => format!("{word}: {amounts}"),
     }
@@ -206,6 +215,7 @@ fn json(moves: &Moves) -> Value {
         "bytes_to_copy": copied_bytes(moves),
         "underway": all(&moves.underway),
         "planned": all(&moves.planned),
+        "handovers": moves.handovers,
         "nodes": moves.nodes.iter().map(node).collect::<Vec<_>>(),
         "without_majority": moves.stranded.iter().map(|stranded| stranded.partition.0).collect::<Vec<_>>(),
         "tolerates_now": moves.tolerates_now,
@@ -271,6 +281,8 @@ sent to fill others, since each was started: n1 5.0 MiB"
         assert_eq!(word(&over), "clearing");
         assert!(!text(&over).to_lowercase().contains("complete"), "{}", text(&over));
         assert!(text(&over).contains("has not looked for left-overs since the last change: n2"), "{}", text(&over));
+        over.handovers = 3;
+        assert!(text(&over).contains("3 partitions still to get another primary"), "{}", text(&over));
         over.complete = true;
         assert!(text(&over).starts_with("Complete: "), "{}", text(&over));
     }

@@ -133,24 +133,20 @@ pub fn balance(
     let ids: Vec<NodeId> = view.nodes.keys().copied().collect();
     let places: BTreeMap<NodeId, usize> = ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
     let mut start = Vec::new();
-    let mut candidates = Vec::new();
+    let (mut candidates, mut stays) = (Vec::new(), Vec::new());
     for (partition, configuration) in state.configurations() {
         let primary = configuration.primary()?;
         start.push(*places.get(&primary)?);
-        let settled = configuration.is_activated() && state.is_usable(partition, primary);
         let behind = observed.behind(partition, primary, configuration.term);
-        candidates.push(match behind {
-            Some(behind) if settled => configuration
-                .replicas
-                .iter()
-                .filter(|node| **node == primary || state.is_usable(partition, **node))
-                .filter(|node| **node == primary || (!behind.contains(node) && !avoid.contains(node)))
-                .filter_map(|node| places.get(node).copied())
-                .collect(),
-            _ => Vec::new(),
-        });
+        stays.push(behind.is_none() || !configuration.is_activated() || !state.is_usable(partition, primary));
+        let could_lead = |node: NodeId| {
+            let lags = behind.is_some_and(|behind| behind.contains(&node));
+            node == primary || (state.is_usable(partition, node) && !lags && !avoid.contains(&node))
+        };
+        let could_lead = configuration.replicas.iter().filter(|node| could_lead(**node));
+        candidates.push(could_lead.filter_map(|node| places.get(node).copied()).collect::<Vec<_>>());
     }
-    let target = primaries::balanced(&candidates, ids.len(), &start);
+    let target = primaries::balanced(&candidates, ids.len(), &start, |partition| stays[partition]);
     let placements: Vec<_> = state
         .configurations()
         .zip(start.iter().zip(&target))

@@ -51,7 +51,9 @@ pub fn first_map(state: &ClusterState) -> Option<Change> {
     let replicas = usize::from(view.replication).min(candidates.len());
     let assigned = assign::assign(&candidates, view.partition_count.get(), replicas);
     let primaries =
-        primaries::balanced(&assigned, candidates.len(), &primaries::first_choice(&assigned, candidates.len()));
+        primaries::balanced(&assigned, candidates.len(), &primaries::first_choice(&assigned, candidates.len()), |_| {
+            false
+        });
     let orders = primaries::spread_seconds(assigned, &primaries, candidates.len());
     let placements = view
         .partition_count

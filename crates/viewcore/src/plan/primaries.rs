@@ -30,10 +30,10 @@ pub fn first_choice(candidates: &[Vec<usize>], nodes: usize) -> Vec<usize> {
     candidates.iter().map(choose).collect()
 }
 
-/// Moves as few primaries as it needs, from `start`, until every node leads its share rounded up or down.
-/// `candidates` are the places of the nodes that could lead each partition, of `nodes` nodes in all; a partition whose
-/// start is no candidate stays where it is.
-pub fn balanced(candidates: &[Vec<usize>], nodes: usize, start: &[usize]) -> Vec<usize> {
+/// Moves as few primaries as it needs, from `start`, until every node leads its share rounded up or down, as far as
+/// those that stay allow. `candidates` are the places of the nodes that could lead each partition, of `nodes` nodes in
+/// all; a partition that `stays`, or whose start is no candidate, stays where it is, and counts like all others.
+pub fn balanced(candidates: &[Vec<usize>], nodes: usize, start: &[usize], stays: impl Fn(usize) -> bool) -> Vec<usize> {
     let mut primaries = start.to_vec();
     let mut shares = vec![0u64; nodes];
     let mut led = vec![0u64; nodes];
@@ -48,24 +48,22 @@ pub fn balanced(candidates: &[Vec<usize>], nodes: usize, start: &[usize]) -> Vec
     }
     let least: Vec<u64> = shares.iter().map(|share| share / PARTS).collect();
     let most: Vec<u64> = shares.iter().map(|share| share.div_ceil(PARTS)).collect();
+    let pinned: Vec<bool> = (0..start.len()).map(stays).collect();
+    let mut graph = Graph { candidates, pinned: &pinned, primaries: &mut primaries, nodes };
     // First nobody above, then nobody below; the second never undoes the first.
-    while let Some(from) = (0..nodes).find(|place| led[*place] > most[*place]) {
-        let Some(to) =
-            shift(candidates, &mut primaries, nodes, from, |place| led[place] < most[place], Direction::Away)
-        else {
-            break;
-        };
-        led[from] -= 1;
-        led[to] += 1;
+    for from in 0..nodes {
+        while led[from] > most[from] {
+            let Some(to) = graph.shift(from, |place| led[place] < most[place], Direction::Away) else { break };
+            led[from] -= 1;
+            led[to] += 1;
+        }
     }
-    while let Some(to) = (0..nodes).find(|place| led[*place] < least[*place]) {
-        let Some(from) =
-            shift(candidates, &mut primaries, nodes, to, |place| led[place] > least[place], Direction::Toward)
-        else {
-            break;
-        };
-        led[from] -= 1;
-        led[to] += 1;
+    for to in 0..nodes {
+        while led[to] < least[to] {
+            let Some(from) = graph.shift(to, |place| led[place] > least[place], Direction::Toward) else { break };
+            led[from] -= 1;
+            led[to] += 1;
+        }
     }
     primaries
 }
@@ -78,53 +76,57 @@ enum Direction {
     Toward,
 }
 
-/// Moves one partition along each step of a shortest path from `start` to a node that `accepts`; answers that node.
-fn shift(
-    candidates: &[Vec<usize>],
-    primaries: &mut [usize],
+/// Who leads what, and who could.
+struct Graph<'a> {
+    candidates: &'a [Vec<usize>],
+    pinned: &'a [bool],
+    primaries: &'a mut [usize],
     nodes: usize,
-    start: usize,
-    accepts: impl Fn(usize) -> bool,
-    direction: Direction,
-) -> Option<usize> {
-    // step[a * nodes + b]: a partition that a leads and b could.
-    let mut step: Vec<Option<usize>> = vec![None; nodes * nodes];
-    for (partition, places) in candidates.iter().enumerate() {
-        let primary = primaries[partition];
-        if places.contains(&primary) {
-            for place in places.iter().filter(|place| **place != primary) {
-                step[primary * nodes + place].get_or_insert(partition);
+}
+
+impl Graph<'_> {
+    /// Moves one partition along each step of a shortest path from `start` to a node that `accepts`; answers that node.
+    fn shift(&mut self, start: usize, accepts: impl Fn(usize) -> bool, direction: Direction) -> Option<usize> {
+        let nodes = self.nodes;
+        // step[a * nodes + b]: a partition that a leads and b could.
+        let mut step: Vec<Option<usize>> = vec![None; nodes * nodes];
+        for (partition, places) in self.candidates.iter().enumerate() {
+            let primary = self.primaries[partition];
+            if places.contains(&primary) && !self.pinned[partition] {
+                for place in places.iter().filter(|place| **place != primary) {
+                    step[primary * nodes + place].get_or_insert(partition);
+                }
             }
         }
-    }
-    let edge = |from: usize, to: usize| match direction {
-        Direction::Away => step[from * nodes + to],
-        Direction::Toward => step[to * nodes + from],
-    };
-    let mut came_from: Vec<Option<usize>> = vec![None; nodes];
-    let mut queue = VecDeque::from([start]);
-    let mut end = None;
-    while let Some(at) = queue.pop_front() {
-        if at != start && accepts(at) {
-            end = Some(at);
-            break;
-        }
-        for (next, from) in came_from.iter_mut().enumerate() {
-            if next != start && from.is_none() && edge(at, next).is_some() {
-                *from = Some(at);
-                queue.push_back(next);
+        let edge = |from: usize, to: usize| match direction {
+            Direction::Away => step[from * nodes + to],
+            Direction::Toward => step[to * nodes + from],
+        };
+        let mut came_from: Vec<Option<usize>> = vec![None; nodes];
+        let mut queue = VecDeque::from([start]);
+        let mut end = None;
+        while let Some(at) = queue.pop_front() {
+            if at != start && accepts(at) {
+                end = Some(at);
+                break;
+            }
+            for (next, from) in came_from.iter_mut().enumerate() {
+                if next != start && from.is_none() && edge(at, next).is_some() {
+                    *from = Some(at);
+                    queue.push_back(next);
+                }
             }
         }
+        let end = end?;
+        let mut at = end;
+        while at != start {
+            let before = came_from[at]?;
+            let partition = edge(before, at)?;
+            self.primaries[partition] = if direction == Direction::Away { at } else { before };
+            at = before;
+        }
+        Some(end)
     }
-    let end = end?;
-    let mut at = end;
-    while at != start {
-        let before = came_from[at]?;
-        let partition = edge(before, at)?;
-        primaries[partition] = if direction == Direction::Away { at } else { before };
-        at = before;
-    }
-    Some(end)
 }
 
 /// Puts each partition's primary first, then orders the others so that a node's partitions have their second places,

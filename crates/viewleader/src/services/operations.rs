@@ -111,7 +111,8 @@ impl LeadersService {
 
 fn reply(state: &ClusterState, knowledge: &Knowledge, progress: Progress) -> v1::MovesReply {
     // Before the first map nothing is where it should be.
-    let complete = state.view().is_some_and(|view| view.has_map()) && progress.is_complete();
+    let handovers = knowledge.leader.handovers(knowledge.now_ms, state);
+    let complete = state.view().is_some_and(|view| view.has_map()) && progress.is_complete() && handovers == 0;
     let Progress { underway, planned, surplus, tolerates_now, tolerates_then, stranded } = progress;
     let number = |node: Option<NodeId>| node.unwrap_or_default().0;
     let numbers = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| node.0).collect();
@@ -159,6 +160,7 @@ fn reply(state: &ClusterState, knowledge: &Knowledge, progress: Progress) -> v1:
         tolerates_now,
         tolerates_then,
         complete,
+        handovers: handovers as u32,
         stranded: stranded
             .into_iter()
             .map(|stranded| v1::Stranded {
