@@ -40,6 +40,9 @@ impl Worker {
                 self.ticking.push(place);
             }
         }
+        if self.ticking.is_empty() {
+            self.meters.in_doubt(0);
+        }
         for (partition, tokens) in self.open.expired(self.now) {
             let place = self.place_of(partition);
             self.step(place, Event::Expire { tokens });
