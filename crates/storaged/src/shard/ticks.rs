@@ -3,8 +3,10 @@
 //! The ticker only runs while somebody needs it: an idle shard sleeps.
 
 use crate::clock;
-use crate::shard::worker::Worker;
-use replcore::{Event, InDoubt};
+use crate::reports::DOUBTS_MAX;
+use crate::shard::worker::{TICK_MS, Worker};
+use replcore::{DoubtStage, Event, InDoubt};
+use types::PartitionId;
 
 /// Followers that are behind are reported every so many ticks.
 const BEHIND_EVERY_TICKS: u64 = 25;
@@ -41,7 +43,7 @@ impl Worker {
             }
         }
         if self.ticking.is_empty() {
-            self.meters.in_doubt(0);
+            self.look_at_doubts(&[]);
         }
         for (partition, tokens) in self.open.expired(self.now) {
             let place = self.place_of(partition);
@@ -51,20 +53,46 @@ impl Worker {
 
     /// Transactions that take long: counted, and told once each, with who must answer.
     fn look_at_doubts(&mut self, ticking: &[usize]) {
-        let mut count = 0;
+        let (mut count, mut lines) = (0, Vec::new());
         for place in ticking {
             let Some(slot) = self.slot(*place) else { continue };
             let partition = slot.replica.partition();
             for doubt in slot.replica.in_doubt() {
                 let ticks = u64::from(doubt.ticks);
-                count += usize::from(ticks >= DOUBT_TICKS);
-                if (DOUBT_TICKS..DOUBT_TICKS + BEHIND_EVERY_TICKS).contains(&ticks) {
-                    let InDoubt { attempt, waits_for, stage, .. } = doubt;
-                    tracing::warn!(%partition, %attempt, ?stage, ?waits_for, "a transaction is in doubt");
+                if ticks < DOUBT_TICKS {
+                    continue;
+                }
+                count += 1;
+                if ticks < DOUBT_TICKS + BEHIND_EVERY_TICKS {
+                    tracing::warn!(%partition, ?doubt, "a transaction is in doubt");
+                }
+                if lines.len() < DOUBTS_MAX {
+                    lines.push(self.tell_doubt(partition, &doubt));
                 }
             }
         }
         self.meters.in_doubt(count);
+        self.parts.reports.doubts(self.parts.index, lines);
+    }
+
+    /// A line for people.
+    fn tell_doubt(&self, partition: PartitionId, doubt: &InDoubt) -> String {
+        let whom = |of: &PartitionId| match self.parts.view.configuration(*of).and_then(|it| it.primary()) {
+            Some(primary) => format!("{of} on {primary}"),
+            None => of.to_string(),
+        };
+        let role = match doubt.stage {
+            DoubtStage::Voting => "awaits votes",
+            DoubtStage::Telling => "is decided and not known everywhere",
+            DoubtStage::Prepared => "holds locks and awaits its decision",
+        };
+        let waits_for: Vec<String> = doubt.waits_for.iter().map(whom).collect();
+        let seconds = u64::from(doubt.ticks) * TICK_MS / 1000;
+        let (attempt, me) = (doubt.attempt, self.parts.me.node);
+        format!(
+            "transaction {attempt} {role} on {partition} on {me}, {seconds} s; must answer: {}",
+            waits_for.join(", ")
+        )
     }
 
     /// Tells the viewleader who lacks more than a moment's entries, and whether the learner lacks no more than that.
