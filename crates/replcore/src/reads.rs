@@ -11,6 +11,7 @@ use crate::replica::{Replica, Role, user};
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
+use types::limits::TRANSACTION_READ_BYTES_MAX;
 use types::{AttemptId, ErrorCode, NodeId, Seq, Term};
 
 /// One that waits for its round.
@@ -206,11 +207,16 @@ impl Replica {
     /// Every key as of what is committed.
     fn collect(&mut self, keys: &[Bytes], state: &dyn State, effects: &mut Vec<Effect>) -> Answer {
         let mut collected = Vec::with_capacity(keys.len());
+        let mut bytes = 0;
         for key in keys {
             let Some(record) = self.committed_record(&user(key), state, effects) else {
                 return Answer::Error(ErrorCode::Damaged);
             };
             let committed = self.committed;
+            bytes += record.as_ref().map_or(0, |record| record.value.len());
+            if bytes > TRANSACTION_READ_BYTES_MAX {
+                return Answer::Error(ErrorCode::Invalid);
+            }
             collected.push(match (record, &self.role) {
                 (Some(record), _) => Collected::Found(record),
                 (None, Role::Primary(primary)) => {

@@ -26,5 +26,7 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 pub const TRANSACTION_KEYS_MAX: usize = 128;
 /// Most bytes of a transaction's keys and values together, conditions included.
 pub const TRANSACTION_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of the values that a transaction or a collection may read: they travel in one message.
+pub const TRANSACTION_READ_BYTES_MAX: usize = 8 << 20;
 /// Most bytes of the values that a transaction which writes may read: they are remembered with its request (P28).
 pub const TRANSACTION_RESULT_BYTES_MAX: usize = 64 << 10;

@@ -9,7 +9,7 @@ use crate::primary::Patience;
 use crate::replica::{Replica, Role};
 use rustc_hash::FxHashSet;
 use std::collections::BTreeMap;
-use types::limits::TRANSACTION_RESULT_BYTES_MAX;
+use types::limits::{TRANSACTION_READ_BYTES_MAX, TRANSACTION_RESULT_BYTES_MAX};
 use types::{
     AttemptId, Batch, Change, ErrorCode, PartitionId, RecordKey, RecordKind, Remembered, RequestId, Seq, Stamp,
     TransactionOutcome, TransactionPart, WriteOutcome,
@@ -111,6 +111,9 @@ impl Replica {
         let Some(judged) = self.judge(part, state, effects) else {
             return Self::reply(token, self.refusal(), effects);
         };
+        if judged.found.read_bytes() > TRANSACTION_READ_BYTES_MAX {
+            return Self::reply(token, Answer::Error(ErrorCode::Invalid), effects);
+        }
         if proposal.parts.len() == 1 {
             self.transact_here(token, &proposal, judged, effects);
         } else {
@@ -270,6 +273,9 @@ impl Replica {
         let refused = match self.remembered_transaction(it.request) {
             Some((answer, seen)) => Some((answer, Some(seen))),
             None if it.stamp < self.requests.refused_before() => Some((Answer::Error(ErrorCode::StampTooOld), None)),
+            None if outcome.results.iter().map(judging::read_bytes).sum::<usize>() > TRANSACTION_READ_BYTES_MAX => {
+                Some((Answer::Error(ErrorCode::Invalid), None))
+            }
             None if !own.changes(succeeded) && !votes().any(|(_, judgement)| judgement.changes(succeeded)) => {
                 // All is locked at this instant, if this is still the primary: a read, which changes nothing.
                 Some((self.transacted(outcome.clone()), Some(it.judged.seen)))

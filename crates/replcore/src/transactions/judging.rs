@@ -25,6 +25,11 @@ impl Judgement {
         if succeeded { &self.then } else { &self.otherwise }
     }
 
+    /// Bytes of values that were read, of both branches.
+    pub(crate) fn read_bytes(&self) -> usize {
+        self.then.iter().chain(&self.otherwise).map(|(_, result)| read_bytes(result)).sum()
+    }
+
     /// Whether a branch changes anything here.
     pub(crate) fn changes(&self, succeeded: bool) -> bool {
         self.branch(succeeded).iter().any(|(_, result)| {
@@ -47,6 +52,14 @@ pub(super) struct Judged {
 impl Judged {
     pub(super) fn into_branch(self, succeeded: bool) -> Vec<Change> {
         if succeeded { self.then } else { self.otherwise }
+    }
+}
+
+/// Bytes of the value, where one was read.
+pub(super) fn read_bytes(result: &OperationResult) -> usize {
+    match result {
+        OperationResult::Found(record) => record.value.len(),
+        _ => 0,
     }
 }
 

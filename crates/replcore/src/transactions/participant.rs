@@ -7,6 +7,7 @@ use crate::mutants::{Mutant, on};
 use crate::primary::Patience;
 use crate::reads::Waiting;
 use crate::replica::{Replica, Role};
+use types::limits::TRANSACTION_READ_BYTES_MAX;
 use types::{AttemptId, Batch, Change, ErrorCode, RecordKey, RecordKind, Seq, TransactionPart};
 
 /// What is locked and staged here for an attempt.
@@ -70,6 +71,9 @@ impl Replica {
             return self.say(attempt.home, attempt, TransactionBody::No { code: ErrorCode::Conflict }, effects);
         }
         let Some(judged) = self.judge(&part, state, effects) else { return };
+        if judged.found.read_bytes() > TRANSACTION_READ_BYTES_MAX {
+            return self.say(attempt.home, attempt, TransactionBody::No { code: ErrorCode::Invalid }, effects);
+        }
         let (mut read, mut idle) = (Vec::new(), Vec::new());
         let is_staged = |key| judged.then.iter().chain(&judged.otherwise).any(|change| change.key.name == key);
         for (key, exclusive) in part.keys() {

@@ -62,7 +62,9 @@ fn explanation(code: ErrorCode) -> &'static str {
         ErrorCode::Overloaded => "too much is waiting here; nothing was done, try again later",
         ErrorCode::DeadlineExceeded => "the time was over before anything was done; give it more",
         ErrorCode::StampTooOld => "the request's stamp is outside what is remembered; send it as a new request",
-        ErrorCode::Invalid => "the request breaks a limit",
+        ErrorCode::Invalid => {
+            "the request breaks a limit: 8 MiB may be read at once, 64 KiB by a transaction that writes"
+        }
         ErrorCode::WrongCluster => "the request is for another cluster; check the addresses",
         ErrorCode::ShuttingDown => "the node is shutting down; ask another",
         ErrorCode::Damaged => "the data here is damaged and out of service; it is rebuilt from other replicas",
