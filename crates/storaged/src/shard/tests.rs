@@ -22,7 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use types::{
     ClusterId, Condition, Configuration, Epoch, ErrorCode, Generation, Incarnation, Mutation, MutationKind, NodeId,
-    PartitionCount, PartitionId, RequestId, Stamp, Term, View,
+    PartitionCount, PartitionId, RequestId, Stamp, Term, Transaction, TransactionOperation, View,
 };
 use wal::{Records, SegmentNumber};
 use wire::convert::Operation;
@@ -301,4 +301,26 @@ async fn stopping_answers_what_is_open() {
     done(SegmentNumber(1));
     assert!(matches!(bench.answers().await[0].result, Some(Outcome::Written(_))));
     bench.task.await.unwrap();
+}
+
+/// Guards against words between partitions of one node that nobody hears, and against a participant that writes nothing.
+#[tokio::test]
+async fn a_transaction_over_partitions_of_one_shard() {
+    let bench = Bench::serving().await;
+    let count = PartitionCount::new(4).unwrap();
+    let key_of = |wanted| {
+        let mut keys = (0..).map(|number| format!("k{number}"));
+        keys.find(|key| count.partition_of(key.as_bytes()) == PartitionId(wanted)).unwrap()
+    };
+    let (home, other) = (key_of(0), key_of(2));
+    let put = |key: &str| TransactionOperation::Put { key: key.to_owned().into(), value: Bytes::from_static(b"v") };
+    let transaction = Transaction { then: vec![put(&home), put(&other)], ..Transaction::default() };
+    let id = RequestId { client: 1, counter: 1 };
+    let operation = Operation::Transact(Box::new(transaction), id, Stamp(calendar_ms()));
+    let request = Incoming { number: 1, partition: PartitionId(0), operation, deadline: FAR };
+    let Outcome::Transacted(done) = bench.ask(request).await else { panic!("it is done") };
+    assert!(done.succeeded && done.results.len() == 2);
+    for (partition, key) in [(0, &home), (2, &other)] {
+        assert!(matches!(bench.ask(get(partition, key)).await, Outcome::Found(_)), "{key}");
+    }
 }
