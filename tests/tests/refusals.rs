@@ -161,8 +161,9 @@ async fn start_wrongly(ours: &Playground, theirs: &Playground) -> Result<()> {
     let everywhere = Process { grpc: "0.0.0.0:0".to_owned(), ..victim.clone() };
     refused(open.args(["--listen", &everywhere.grpc]).env_remove("DHT_INSECURE"), USAGE, &[])?;
 
-    // Damage in the log's middle; repaired, the node is what it was.
-    let (log, at) = (first_file(&victim.data_dir.join("wal"))?, 700);
+    // Damage in the log's first record, before others; repaired, the node is what it was. Groups of records are padded to
+    // whole sectors: further behind the flipped byte may be one that nobody reads.
+    let (log, at) = (first_file(&victim.data_dir.join("wal"))?, 600);
     flip(&log, at)?;
     refused(&mut storaged(&victim, &victim.data_dir, &leaders), UNAVAILABLE, &["byte"])?;
     flip(&log, at)?;

@@ -6,6 +6,7 @@
 
 use crate::clock::Clock;
 use crate::error::{Error, Unanswered, UnansweredCause};
+use crate::mutants::{Mutant, on};
 use crate::node_stream::{NodeStream, is_of_another_cluster};
 use crate::outcome::{CollectedKey, Found, Transacted, Written};
 use crate::slots::Reply;
@@ -15,7 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use types::{Epoch, ErrorCode, NodeId, OperationResult, PartitionId, Position, Seq, Stamp, Term, TransactionOutcome};
+use types::{
+    Epoch, ErrorCode, FencingToken, NodeId, OperationResult, Page, PartitionId, Seq, Stamp, Term, TransactionOutcome,
+};
 use wire::convert::Operation;
 use wire::v1;
 
@@ -31,10 +34,13 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 pub(crate) enum Answer {
     Written(Written),
     Found(Found),
+    Page(Page),
     NotFound,
     ConditionFailed(Option<Seq>),
     Transacted(Transacted),
     Collected(Vec<CollectedKey>),
+    /// A newer token than the request's was used.
+    Fenced(FencingToken),
 }
 
 /// A request under way.
@@ -78,8 +84,7 @@ enum Next {
 
 impl<'a> Attempts<'a> {
     pub(crate) fn new(views: &'a Views, operation: Operation, timeout: Duration, clock: &'a Clock) -> Attempts<'a> {
-        let position = Position::of_key(operation.key());
-        let partition = position.partition(views.routes().view.partition_count);
+        let partition = operation.partition(views.routes().view.partition_count);
         Attempts {
             views,
             operation,
@@ -153,6 +158,11 @@ impl<'a> Attempts<'a> {
             Target::Hinted(node) => routes.stream(node).map_or(at_primary, |stream| (node, stream)),
             Target::Detour => routes.detour(*primary, u64::from(self.made)).unwrap_or(at_primary),
         };
+        if on(Mutant::P28NewId)
+            && let Operation::Mutate(_, id, _) = &mut self.operation
+        {
+            id.counter += 1 << 32;
+        }
         self.made += 1;
         self.asked = Some((node, routes.view.epoch));
         Some(stream.push(request, Some((self.partition, routes.view.epoch)), attempt_until))
@@ -183,11 +193,15 @@ impl<'a> Attempts<'a> {
             (Some(Wire::Found(found)), false) if alone => {
                 Ok(Next::Settled(Answer::Found(Found { value: found.value, version: Seq(found.version) })))
             }
+            (Some(Wire::Page(page)), false) if alone => Ok(Next::Settled(Answer::Page(page.into()))),
             (Some(Wire::NotFound(_)), _) if alone => self.nothing_changed(Answer::NotFound, "the key had no value"),
             (Some(Wire::ConditionFailed(failed)), true) => {
                 let version = failed.present.then_some(Seq(failed.version));
                 self.nothing_changed(Answer::ConditionFailed(version), "the condition was false")
             }
+            // Settles whatever came before: an attempt that took effect would have been remembered, and be told again
+            // (P28); one that is still on its way meets the same token.
+            (Some(Wire::Fenced(fenced)), true) => Ok(Next::Settled(Answer::Fenced(FencingToken(fenced.newest)))),
             (Some(Wire::Error(error)), _) => {
                 let hint = NodeId(response.primary_hint);
                 self.refused(ErrorCode::from_number(error.code), error.message, hint, response.server_time_ms)
@@ -231,7 +245,7 @@ impl<'a> Attempts<'a> {
     /// An answer that says nothing was changed. After an attempt of unknown effect it settles nothing: that one may
     /// still be on its way (P29).
     fn nothing_changed(&self, answer: Answer, what: &str) -> Result<Next, Error> {
-        if self.may_have_happened {
+        if self.may_have_happened && !on(Mutant::P29Condition) {
             let message = format!("an attempt got no answer, and when it was made again {what}");
             return Err(Error::Unknown { message });
         }
@@ -241,7 +255,7 @@ impl<'a> Attempts<'a> {
     fn refused(&mut self, code: ErrorCode, message: String, hint: NodeId, server_ms: u64) -> Result<Next, Error> {
         let asked = self.asked.map(|(node, _)| node);
         match code {
-            ErrorCode::StampTooOld if !self.may_have_happened => {
+            ErrorCode::StampTooOld if !self.may_have_happened || on(Mutant::P28Restamped) => {
                 // No attempt took effect: the request may begin anew, with the server's clock.
                 self.restamp(server_ms);
                 self.last = Some((code, message));
@@ -267,7 +281,8 @@ impl<'a> Attempts<'a> {
     }
 
     fn without_answer(&mut self, unanswered: &Unanswered) -> Next {
-        if unanswered.may_have_arrived && self.operation.changes() {
+        let may_have = unanswered.may_have_arrived && !on(Mutant::P29TimeoutFailed);
+        if may_have && self.operation.changes() {
             self.may_have_happened = true;
         }
         let cause = unanswered.cause;

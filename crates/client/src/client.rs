@@ -4,6 +4,7 @@ use crate::attempts::{Answer, Attempts};
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::leaders::Leaders;
+use crate::mutants::{Mutant, on};
 use crate::node_streams::NodeStreams;
 use crate::outcome::{DeleteOutcome, Found, PutOutcome, Route};
 use crate::status::ClusterStatus;
@@ -13,7 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use types::{Condition, ErrorCode, Mutation, MutationKind, Position, RequestId, Stamp, View};
+use types::{
+    Condition, ErrorCode, Fence, FencingToken, Mutation, MutationKind, Page, PageQuery, PartitionId, Position,
+    RequestId, Stamp, View,
+};
 use wire::convert::{Operation, check_key, check_value};
 
 /// How a client behaves.
@@ -103,9 +107,53 @@ impl Client {
         value: impl Into<Bytes>,
         condition: Condition,
     ) -> Result<PutOutcome, Error> {
-        let (key, value) = (key.into(), value.into());
-        check_value(&value).map_err(|error| Error::Invalid(error.to_string()))?;
-        match self.mutate(key, MutationKind::Put(value), condition).await? {
+        self.put_kind(key.into(), MutationKind::Put(value.into()), condition, None).await
+    }
+
+    /// As [`Client::put`], by the holder of a lock: refused where a newer grant of it was used.
+    ///
+    /// # Errors
+    /// Also [`Error::Fenced`].
+    pub async fn put_fenced(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        condition: Condition,
+        fence: Option<Fence>,
+    ) -> Result<PutOutcome, Error> {
+        self.put_kind(key.into(), MutationKind::Put(value.into()), condition, fence).await
+    }
+
+    /// Gives a key a value that is deleted once it has lived for so long, unless it is written again before. Never
+    /// earlier; later where a primary fails meanwhile: the next one counts from its own beginning.
+    ///
+    /// # Errors
+    /// As [`Client::put_fenced`].
+    pub async fn put_expiring(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        ttl: Duration,
+        condition: Condition,
+        fence: Option<Fence>,
+    ) -> Result<PutOutcome, Error> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        if ttl_ms == 0 {
+            return Err(Error::Invalid("the time to live is shorter than a millisecond".to_owned()));
+        }
+        wire::convert::check_ttl(ttl_ms).map_err(|error| Error::Invalid(error.to_string()))?;
+        self.put_kind(key.into(), MutationKind::PutExpiring { value: value.into(), ttl_ms }, condition, fence).await
+    }
+
+    async fn put_kind(
+        &self,
+        key: Bytes,
+        kind: MutationKind,
+        condition: Condition,
+        fence: Option<Fence>,
+    ) -> Result<PutOutcome, Error> {
+        check_value(kind.value().map_or(&[], |value| value)).map_err(|error| Error::Invalid(error.to_string()))?;
+        match self.mutate(key, kind, condition, fence).await? {
             Answer::Written(written) => Ok(PutOutcome::Done(written)),
             Answer::ConditionFailed(version) => Ok(PutOutcome::ConditionFailed(version)),
             // What a condition that needs a value hears where there is none.
@@ -119,7 +167,20 @@ impl Client {
     /// # Errors
     /// [`Error::Invalid`], [`Error::NotBootstrapped`], [`Error::NotDone`], [`Error::Unknown`].
     pub async fn delete(&self, key: impl Into<Bytes>, condition: Condition) -> Result<DeleteOutcome, Error> {
-        match self.mutate(key.into(), MutationKind::Delete, condition).await? {
+        self.delete_fenced(key, condition, None).await
+    }
+
+    /// As [`Client::delete`], by the holder of a lock: refused where a newer grant of it was used.
+    ///
+    /// # Errors
+    /// Also [`Error::Fenced`].
+    pub async fn delete_fenced(
+        &self,
+        key: impl Into<Bytes>,
+        condition: Condition,
+        fence: Option<Fence>,
+    ) -> Result<DeleteOutcome, Error> {
+        match self.mutate(key.into(), MutationKind::Delete, condition, fence).await? {
             Answer::Written(written) => Ok(DeleteOutcome::Done(written)),
             Answer::ConditionFailed(version) => Ok(DeleteOutcome::ConditionFailed(version)),
             Answer::NotFound => Ok(DeleteOutcome::NotFound),
@@ -164,16 +225,47 @@ impl Client {
         })
     }
 
-    async fn mutate(&self, key: Bytes, kind: MutationKind, condition: Condition) -> Result<Answer, Error> {
+    async fn mutate(
+        &self,
+        key: Bytes,
+        kind: MutationKind,
+        condition: Condition,
+        fence: Option<Fence>,
+    ) -> Result<Answer, Error> {
         check_key(&key).map_err(|error| Error::Invalid(error.to_string()))?;
+        let token = fence.as_ref().map_or(FencingToken(0), |fence| fence.token);
         let (id, stamp) = self.name();
-        self.attempt(Operation::Mutate(Mutation { key, kind, condition }, id, stamp)).await
+        match self.attempt(Operation::Mutate(Mutation { key, kind, condition, fence }, id, stamp)).await? {
+            Answer::Fenced(newest) => Err(Error::Fenced { token, newest }),
+            answer => Ok(answer),
+        }
+    }
+
+    /// P28: never the same twice.
+    fn next_counter(&self) -> u64 {
+        let step = u64::from(!on(Mutant::P28SameId));
+        self.inner.requests.fetch_add(step, Ordering::Relaxed) + 1
+    }
+
+    /// One page of one partition.
+    pub(crate) async fn page(&self, partition: PartitionId, query: PageQuery) -> Result<Page, Error> {
+        match self.attempt(Operation::Scan(partition, query)).await? {
+            Answer::Page(page) => Ok(page),
+            other => Err(contradiction(&other)),
+        }
+    }
+
+    pub(crate) fn views(&self) -> &Arc<Views> {
+        &self.inner.views
+    }
+
+    pub(crate) fn leaders(&self) -> &Leaders {
+        &self.inner.leaders
     }
 
     /// A name for a request that may change something.
     pub(crate) fn name(&self) -> (RequestId, Stamp) {
-        let counter = self.inner.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        (RequestId { client: self.inner.id, counter }, self.inner.clock.stamp())
+        (RequestId { client: self.inner.id, counter: self.next_counter() }, self.inner.clock.stamp())
     }
 
     pub(crate) fn timeout(&self) -> Duration {

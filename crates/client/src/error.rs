@@ -1,6 +1,6 @@
 //! Why something was not done, or is not known to be done.
 
-use types::ErrorCode;
+use types::{ErrorCode, FencingToken, PartitionId, Seq};
 
 /// What a caller hears when there is no answer to give. Each reads as one line.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -52,6 +52,45 @@ pub enum Error {
     #[error("outcome unknown: {message}; read the key to see")]
     Unknown {
         /// Why it is not known.
+        message: String,
+    },
+    /// What a watch was to show next is no longer kept (see [`WatchFrom`](crate::WatchFrom)).
+    #[error(
+        "compacted at {oldest}: the changes of {partition} after {after} are no longer kept; start over with what is \
+         there now"
+    )]
+    Compacted {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The last that was seen.
+        after: Seq,
+        /// The oldest change that is kept.
+        oldest: Seq,
+    },
+    /// The write came with a fencing token that is not the newest any more: it was not done, and never will be.
+    #[error("denied: the lock was granted again since, with token {}; this one is {}", newest.0, token.0)]
+    Fenced {
+        /// What the write came with.
+        token: FencingToken,
+        /// What the partition has seen.
+        newest: FencingToken,
+    },
+    /// A change of a lease or a lock may have happened, now or later. The same request again is harmless.
+    #[error("outcome unknown: {message}; dhtctl locks and dhtctl lease list show what is")]
+    Unheard {
+        /// Why it is not known.
+        message: String,
+    },
+    /// Somebody else holds the lock.
+    #[error("{holder} holds it")]
+    Held {
+        /// Who.
+        holder: String,
+    },
+    /// A lease has ended, or can't be counted on any more.
+    #[error("{message}")]
+    LeaseGone {
+        /// Which, and what follows.
         message: String,
     },
     /// The list of viewleaders or another option can't be used.

@@ -16,29 +16,38 @@
 //!   failed condition does not, because the first attempt may still be on its way.
 //! - A change of the view ends every wait for a primary that is no longer one.
 //!
-//! Left out: TLS, watches; asking storage nodes for a view when no viewleader has ever answered.
+//! Leases, locks and elections go another way, to the leader of the viewleader group: [`Coordination`].
+//!
+//! Left out: TLS; asking storage nodes for a view when no viewleader has ever answered.
 
 mod attempts;
 mod client;
 mod clock;
+mod coordination;
 mod endpoint;
 mod error;
 mod leaders;
+mod mutants;
 mod node_stream;
 mod node_streams;
 mod operations;
 mod outcome;
 mod routes;
+mod scan;
 mod slots;
 mod status;
 mod transaction;
 mod views;
+mod watch;
 
 pub use client::{Client, Options};
+pub use coordination::{Claimed, Coordination, Lease, LeaseStatus, LockGuard, LockStatus, Observed};
 pub use error::{Error, Unanswered, UnansweredCause};
 pub use leaders::Leaders;
 pub use node_streams::{NodeStreams, Sent};
 pub use operations::{Configure, Move, Moves, NodeMoves, Operation, Stranded};
 pub use outcome::{DeleteOutcome, Found, PutOutcome, Route, Transacted, Written};
+pub use scan::{Item, Scan, ScanOptions};
 pub use status::{ClusterStatus, MemberStatus, NodeStatus};
 pub use transaction::TransactionBuilder;
+pub use watch::{Cursor, Watch, WatchEvent, WatchFrom, WatchViews, WatchWhat};

@@ -271,6 +271,7 @@ fn request_bytes(request: &v1::Request) -> usize {
                 let steps = transact.then.iter().chain(&transact.otherwise).map(step).sum::<usize>();
                 steps + transact.conditions.iter().map(condition).sum::<usize>()
             }
+            Some(Operation::Scan(scan)) => scan.prefix.len() + scan.after.len(),
             Some(Operation::Put(put)) => put.key.len() + put.value.len() + compared(&put.condition),
             Some(Operation::Delete(delete)) => delete.key.len() + compared(&delete.condition),
         }

@@ -6,27 +6,44 @@ use std::time::Duration;
 
 /// How a process ends. The numbers are part of the interface: scripts branch on them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
 pub enum Exit {
-    /// Done.
-    Done = 0,
-    /// Not found, or a condition was false.
-    NotFound = 1,
-    /// The command line or the settings are wrong.
-    Usage = 2,
-    /// No quorum, no leader, nobody there, or this machine lacks something.
-    Unavailable = 3,
-    /// It may or may not have happened.
-    Unknown = 4,
-    /// Refused.
-    Denied = 5,
-    /// A bug of ours.
-    Bug = 70,
+    /// 0: done.
+    Done,
+    /// 1: not found, or a condition was false.
+    NotFound,
+    /// 2: the command line or the settings are wrong.
+    Usage,
+    /// 3: no quorum, no leader, nobody there, or this machine lacks something.
+    Unavailable,
+    /// 4: it may or may not have happened.
+    Unknown,
+    /// 5: refused.
+    Denied,
+    /// 70: a bug of ours.
+    Bug,
+    /// The code of a program that was run on somebody's behalf.
+    Other(u8),
+}
+
+impl Exit {
+    /// The number that the process ends with.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::NotFound => 1,
+            Exit::Usage => 2,
+            Exit::Unavailable => 3,
+            Exit::Unknown => 4,
+            Exit::Denied => 5,
+            Exit::Bug => 70,
+            Exit::Other(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit as u8)
+        ExitCode::from(exit.code())
     }
 }
 
@@ -107,7 +124,7 @@ where
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
         say(program, &format!("a bug{place}: {}; please report it", panic_text(panic)));
-        std::process::exit(i32::from(Exit::Bug as u8));
+        std::process::exit(i32::from(Exit::Bug.code()));
     }));
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(worker_threads) = worker_threads {

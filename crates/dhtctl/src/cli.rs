@@ -3,15 +3,20 @@
 use crate::bench::BenchFlags;
 use crate::cluster::{PartitionsFlags, RouteFlags};
 use crate::completion::CompletionFlags;
+use crate::hold::{ElectFlags, LockFlags};
 use crate::keys::{DelrFlags, GetrFlags, SetrFlags};
 use crate::leaders::LeadersFlags;
+use crate::lease::LeaseAction;
+use crate::locks::{LockGetFlags, LockReleaseFlags, ObserveFlags};
 use crate::node::NodeAction;
 use crate::output::Format;
 use crate::playground::PlaygroundFlags;
 use crate::rebalance::RebalanceAction;
 use crate::recover::RecoverFlags;
+use crate::scan::ScanFlags;
 use crate::settings::ClusterAction;
 use crate::txn::TxnFlags;
+use crate::watch::WatchFlags;
 use clap::{Args, Parser, Subcommand};
 use client::{Client, Options};
 use daemon::Failure;
@@ -84,6 +89,10 @@ pub(crate) enum Command {
     Delr(DelrFlags),
     /// Change several keys at once, all or nothing, if conditions hold.
     Txn(TxnFlags),
+    /// Print all keys, or those with a prefix, in order.
+    Scan(ScanFlags),
+    /// Print changes of a key, of keys with a prefix, or of the view, as they come.
+    Watch(WatchFlags),
     /// Print the view's epoch and its storage nodes.
     QueryServers(ClusterFlags),
     /// Print how the cluster is: viewleaders, storage nodes, partitions that lack something.
@@ -103,6 +112,21 @@ pub(crate) enum Command {
     Rebalance(RebalanceAction),
     /// Let partitions that lost their majority go on with what is left of them.
     Recover(RecoverFlags),
+    /// Take a lock for a client, which holds it until it is released.
+    LockGet(LockGetFlags),
+    /// Give a lock back.
+    LockRelease(LockReleaseFlags),
+    /// Print who holds which lock.
+    Locks(ClusterFlags),
+    /// Run a command while holding a lock; it is ended where the lock is lost.
+    Lock(LockFlags),
+    /// Be a candidate, and stay elected, or run a command meanwhile.
+    Elect(ElectFlags),
+    /// Print who holds a lock or is elected, now and whenever that changes.
+    Observe(ObserveFlags),
+    /// Grant, keep alive, end and list leases.
+    #[command(subcommand)]
+    Lease(LeaseAction),
     /// Print who replicates each partition.
     Partitions(PartitionsFlags),
     /// Print where a key lives.
@@ -174,6 +198,35 @@ mod tests {
         }
     }
 
+    /// Guards against commands of leases and locks that don't take what the manual writes.
+    #[test]
+    fn leases_and_locks() {
+        for line in [
+            "dhtctl lock_get jobs ann",
+            "dhtctl lock_get jobs ann --ttl 30s --wait 5s --output json",
+            "dhtctl lock_get jobs ann --try --leaders a:1",
+            "dhtctl lock_release jobs ann",
+            "dhtctl locks",
+            "dhtctl lock jobs -- make all",
+            "dhtctl lock jobs --ttl 30s --grace 1s --client ann --try -- sh -c true",
+            "dhtctl elect boss host:1",
+            "dhtctl elect boss host:1 --ttl 5s -- serve --port 1",
+            "dhtctl observe boss --once",
+            "dhtctl lease grant 30s",
+            "dhtctl lease keep-alive l7",
+            "dhtctl lease keep-alive 7 --once",
+            "dhtctl lease revoke l7",
+            "dhtctl lease ttl l7",
+            "dhtctl lease list --output json",
+            "dhtctl setr key value --fence jobs:7",
+            "dhtctl delr key --fence a:b:7",
+        ] {
+            if let Err(failure) = parse(line) {
+                panic!("{line}: {failure}");
+            }
+        }
+    }
+
     /// Guards against usage errors that come with another code, or in several lines.
     #[test]
     fn usage_errors_are_one_line_and_exit_with_two() {
@@ -185,6 +238,13 @@ mod tests {
             "dhtctl setr key value --if-version x",
             "dhtctl getr",
             "dhtctl frobnicate",
+            "dhtctl watch",
+            "dhtctl watch key --prefix p",
+            "dhtctl watch --prefix p --from 3",
+            "dhtctl watch key --from 3 --with-current",
+            "dhtctl watch --view --with-current",
+            "dhtctl scan key",
+            "dhtctl setr key value --ttl soon",
             "dhtctl status --timeout soon",
             "dhtctl status --output xml",
             "dhtctl bench put --clients 0",
@@ -203,6 +263,12 @@ mod tests {
             "dhtctl rebalance plan --drain n1 --remove n2",
             "dhtctl rebalance plan --weight n1",
             "dhtctl recover --partition many",
+            "dhtctl lock jobs",
+            "dhtctl lock_get jobs",
+            "dhtctl lock_get jobs ann --try --wait 1s",
+            "dhtctl lease ttl jobs",
+            "dhtctl setr key value --fence jobs",
+            "dhtctl setr key value --fence jobs:0",
             "dhtctl playground --leaders 2",
             "dhtctl playground --storage 0",
         ] {

@@ -13,13 +13,17 @@ pub(crate) fn of(error: Error) -> Failure {
 pub(crate) fn exit_of(error: &Error) -> Exit {
     match error {
         Error::Invalid(_) | Error::Usage(_) => Exit::Usage,
-        Error::Unknown { .. } => Exit::Unknown,
+        Error::Unknown { .. } | Error::Unheard { .. } => Exit::Unknown,
         Error::NotDone { code: ErrorCode::Refused, .. } => Exit::Denied,
+        Error::Fenced { .. } => Exit::Denied,
+        Error::Held { .. } => Exit::NotFound,
+        Error::LeaseGone { .. } => Exit::NotFound,
         Error::NotDone { code: ErrorCode::Internal, .. } => Exit::Bug,
         Error::NoViewleader { .. }
         | Error::NotAViewleader { .. }
         | Error::ViewleaderUnavailable { .. }
         | Error::NotBootstrapped { .. }
+        | Error::Compacted { .. }
         | Error::NotDone { .. } => Exit::Unavailable,
     }
 }
@@ -29,11 +33,15 @@ pub(crate) fn kind_of(error: &Error) -> &'static str {
     match error {
         Error::Invalid(_) => "invalid",
         Error::Usage(_) => "usage",
-        Error::Unknown { .. } => "unknown",
+        Error::Unknown { .. } | Error::Unheard { .. } => "unknown",
         Error::NoViewleader { .. } | Error::NotAViewleader { .. } | Error::ViewleaderUnavailable { .. } => {
             "no_viewleader"
         }
         Error::NotBootstrapped { .. } => "not_bootstrapped",
+        Error::Compacted { .. } => "compacted",
+        Error::Fenced { .. } => "fenced",
+        Error::Held { .. } => "held",
+        Error::LeaseGone { .. } => "lease_gone",
         Error::NotDone { code, .. } => match code {
             ErrorCode::Unknown => "unknown",
             ErrorCode::NotPrimary => "not_primary",

@@ -12,8 +12,9 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use types::limits::VALUE_BYTES_MAX;
-use types::{Condition, Seq};
+use std::time::Duration;
+use types::limits::{LOCK_NAME_BYTES_MAX, VALUE_BYTES_MAX};
+use types::{Condition, Fence, FencingToken, Seq};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SetrFlags {
@@ -34,6 +35,13 @@ pub(crate) struct SetrFlags {
     /// Only if the key has this value.
     #[arg(long, value_name = "V", group = "condition")]
     if_value: Option<OsString>,
+    /// Delete the key after this time, unless it is written again before. Never earlier; later where its primary fails
+    /// meanwhile: the next one counts anew.
+    #[arg(long, value_name = "TIME", value_parser = daemon::settings::duration)]
+    ttl: Option<Duration>,
+    /// Refuse it if the lock was granted to somebody else since: the token that came with the lock.
+    #[arg(long, value_name = "NAME:TOKEN", value_parser = fence)]
+    fence: Option<Fence>,
     #[command(flatten)]
     cluster: ClusterFlags,
 }
@@ -56,8 +64,22 @@ pub(crate) struct DelrFlags {
     /// Only if the key has this value.
     #[arg(long, value_name = "V", group = "condition")]
     if_value: Option<OsString>,
+    /// Refuse it if the lock was granted to somebody else since: the token that came with the lock.
+    #[arg(long, value_name = "NAME:TOKEN", value_parser = fence)]
+    fence: Option<Fence>,
     #[command(flatten)]
     cluster: ClusterFlags,
+}
+
+/// A value parser for fences. The name may have colons too.
+fn fence(text: &str) -> Result<Fence, String> {
+    let wrong = || "a fence is NAME:TOKEN, as lock_get and DHT_LOCK_TOKEN give it".to_owned();
+    let (name, token) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let token = token.parse().map_err(|_| wrong())?;
+    if name.is_empty() || name.len() > LOCK_NAME_BYTES_MAX || token == 0 {
+        return Err(wrong());
+    }
+    Ok(Fence { name: Bytes::copy_from_slice(name.as_bytes()), token: FencingToken(token) })
 }
 
 pub(crate) async fn setr(globals: &Globals, flags: SetrFlags) -> Result<Exit, Failure> {
@@ -73,7 +95,11 @@ pub(crate) async fn setr(globals: &Globals, flags: SetrFlags) -> Result<Exit, Fa
     };
     let key = bytes(flags.key);
     let condition = if flags.if_absent { Condition::Absent } else { condition(flags.if_version, flags.if_value) };
-    let outcome = globals.connect(&flags.cluster).await?.put(key.clone(), value, condition).await;
+    let client = globals.connect(&flags.cluster).await?;
+    let outcome = match flags.ttl {
+        None => client.put_fenced(key.clone(), value, condition, flags.fence).await,
+        Some(ttl) => client.put_expiring(key.clone(), value, ttl, condition, flags.fence).await,
+    };
     settle(
         globals.output,
         &key,
@@ -102,7 +128,7 @@ pub(crate) async fn getr(globals: &Globals, flags: GetrFlags) -> Result<Exit, Fa
 pub(crate) async fn delr(globals: &Globals, flags: DelrFlags) -> Result<Exit, Failure> {
     let key = bytes(flags.key);
     let condition = condition(flags.if_version, flags.if_value);
-    let outcome = globals.connect(&flags.cluster).await?.delete(key.clone(), condition).await;
+    let outcome = globals.connect(&flags.cluster).await?.delete_fenced(key.clone(), condition, flags.fence).await;
     settle(
         globals.output,
         &key,

@@ -10,16 +10,21 @@ mod cli;
 mod cluster;
 mod completion;
 mod failure;
+mod hold;
 mod keys;
 mod leaders;
+mod lease;
+mod locks;
 mod node;
 mod operator;
 mod output;
 mod playground;
 mod rebalance;
 mod recover;
+mod scan;
 mod settings;
 mod txn;
+mod watch;
 
 use cli::{Cli, Command};
 use daemon::{Exit, Failure};
@@ -45,6 +50,8 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
         Command::Getr(getr) => keys::getr(&globals, getr).await,
         Command::Delr(delr) => keys::delr(&globals, delr).await,
         Command::Txn(txn) => txn::run(&globals, txn).await,
+        Command::Scan(flags) => scan::run(&globals, flags).await,
+        Command::Watch(flags) => watch::run(&globals, flags).await,
         Command::QueryServers(flags) => cluster::query_servers(&globals, &flags).await,
         Command::Status(flags) => cluster::status(&globals, &flags).await,
         Command::Leaders(flags) => leaders::run(&globals, &flags).await,
@@ -53,6 +60,13 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
         Command::Cluster(action) => settings::run(&globals, action).await,
         Command::Rebalance(action) => rebalance::run(&globals, action).await,
         Command::Recover(flags) => recover::run(&globals, &flags).await,
+        Command::LockGet(flags) => locks::lock_get(&globals, flags).await,
+        Command::LockRelease(flags) => locks::lock_release(&globals, flags).await,
+        Command::Locks(flags) => locks::locks(&globals, &flags).await,
+        Command::Lock(flags) => hold::lock(&globals, flags).await,
+        Command::Elect(flags) => hold::elect(&globals, flags).await,
+        Command::Observe(flags) => locks::observe(&globals, &flags).await,
+        Command::Lease(action) => lease::run(&globals, action).await,
         Command::Partitions(flags) => cluster::partitions(&globals, &flags).await,
         Command::Route(route) => cluster::route(&globals, &route).await,
         Command::Bench(flags) => bench::run(&globals, flags).await,

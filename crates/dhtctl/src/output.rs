@@ -37,6 +37,39 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
     write(format!("{text}\n").as_bytes())
 }
 
+/// Stdout for results that come one after another. A reader that has gone ends them, and is no error.
+pub(crate) struct Lines {
+    stdout: io::BufWriter<io::Stdout>,
+}
+
+impl Lines {
+    /// Nothing written yet.
+    pub(crate) fn new() -> Lines {
+        Lines { stdout: io::BufWriter::with_capacity(64 << 10, io::stdout()) }
+    }
+
+    /// Writes a line; `false`: nobody reads any more.
+    pub(crate) fn line(&mut self, text: &[u8]) -> Result<bool, Failure> {
+        let written = self.stdout.write_all(text).and_then(|()| self.stdout.write_all(b"\n"));
+        still_read(written)
+    }
+
+    /// Lets everything out; `false`: nobody reads any more.
+    pub(crate) fn flush(&mut self) -> Result<bool, Failure> {
+        still_read(self.stdout.flush())
+    }
+}
+
+fn still_read(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
+            Err(Failure::new(Exit::Unavailable, format!("cannot write the result: {error}; check where stdout goes")))
+        }
+    }
+}
+
 /// A line for whoever sits in front, beside the result: a closed stderr is no error.
 pub(crate) fn note(text: &str) {
     let _unread = writeln!(io::stderr(), "{text}");

@@ -17,6 +17,7 @@ pub mod conformance;
 mod error;
 mod faulty;
 mod memory;
+mod mutants;
 mod sled;
 
 pub use crate::error::EngineError;

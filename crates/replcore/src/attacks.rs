@@ -63,6 +63,7 @@ impl Alone {
             key: Bytes::from_static(b"k"),
             kind: MutationKind::Put(Bytes::from_static(b"v")),
             condition: Condition::None,
+            fence: None,
         };
         self.ev(Event::Mutate {
             token: Token(t),

@@ -6,10 +6,11 @@ use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
 use crate::replica::Replica;
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use types::{NodeId, Seq, Term};
 
 /// What happens once something is on disk (P2).
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) enum Waiting {
     /// The log is, through here.
     Log(Seq),
@@ -22,7 +23,7 @@ pub(crate) enum Waiting {
 }
 
 /// What was asked of the disk, and what waits for it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
     /// The last thing asked.
     last_index: PersistIndex,
@@ -31,6 +32,17 @@ pub(crate) struct Disk {
     waiting: VecDeque<(PersistIndex, Waiting)>,
     /// The log is on disk through here, as it stands now.
     durable: Seq,
+}
+
+impl Hash for Disk {
+    /// Numbers count from the last thing asked: how much was asked before decides nothing.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let Disk { last_index, persisted, waiting, durable } = self;
+        (last_index.0 - persisted.0, durable, waiting.len()).hash(hasher);
+        for (index, waiting) in waiting {
+            (last_index.0 - index.0, waiting).hash(hasher);
+        }
+    }
 }
 
 impl Disk {

@@ -6,20 +6,28 @@ use crate::transactions::TransactionMessage;
 use bytes::Bytes;
 use std::sync::Arc;
 use types::{
-    Configuration, EntryId, Epoch, ErrorCode, Generation, Mutation, NodeId, PartitionId, Record, RecordKey, RecordKind,
-    RequestId, Seq, Stamp, Term, TransactionOutcome, TransactionPart, WriteOutcome,
+    Configuration, EntryId, Epoch, ErrorCode, Expiry, FencingToken, Generation, Mutation, NodeId, Page, PageQuery,
+    PartitionId, Record, RecordKey, RecordKind, RequestId, Seq, Stamp, Term, TransactionOutcome, TransactionPart,
+    WriteOutcome,
 };
 
 /// Names a client's request between the driver and a replica; unique among those that are open.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Token(pub u64);
 
+impl Token {
+    /// A replica's own in this term: no driver gives one of these to a request.
+    pub fn own(term: Term) -> Token {
+        Token(u64::MAX - term.0)
+    }
+}
+
 /// Numbers what a replica has asked to be written to the log: 1, 2, 3, … since it was started.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct PersistIndex(pub u64);
 
 /// A mutation with everything that must not be decided twice.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Proposal {
     /// Names the mutation for ever (P28).
     pub id: RequestId,
@@ -32,7 +40,7 @@ pub struct Proposal {
 }
 
 /// A transaction with everything that must not be decided twice.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TransactionProposal {
     /// Names the transaction for ever (P28).
     pub id: RequestId,
@@ -98,6 +106,29 @@ pub enum Event {
         token: Token,
         /// The user's key.
         key: Bytes,
+    },
+    /// A client wants a page of the partition's records.
+    ReadPage {
+        /// Whom to answer.
+        token: Token,
+        /// What it wants.
+        query: PageQuery,
+    },
+    /// What [`Effect::ScanState`] asked for, read at one instant.
+    Scanned {
+        /// For whom.
+        token: Token,
+        /// What the state held then.
+        applied: Seq,
+        /// By name; all within the query.
+        records: Vec<(Bytes, Record)>,
+        /// There are no more within the query.
+        ended: bool,
+    },
+    /// By the driver's clock these values have lived long enough; repeated until [`Effect::ExpiryOver`].
+    Expired {
+        /// Keys, and the versions whose time is over.
+        keys: Vec<(Bytes, Seq)>,
     },
     /// Nobody waits for these answers any more: answer *unknown* where it was appended, else not done.
     Expire {
@@ -173,7 +204,7 @@ pub enum Event {
 }
 
 /// One thing that the driver must do, in the order given.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Effect {
     /// Append to the write-ahead log, in order; report with [`Event::Persisted`] once it is fsynced.
     Persist {
@@ -240,6 +271,30 @@ pub enum Effect {
         /// About how much; at least one record, if there is one.
         bytes_max: usize,
     },
+    /// Read records of the state as the query says, all of them at one instant, no earlier than now; answer with
+    /// [`Event::Scanned`], some time. Values that are too long for the page are read too.
+    ScanState {
+        /// For whom.
+        token: Token,
+        /// Which life of the partition.
+        generation: Generation,
+        /// Which records.
+        query: PageQuery,
+    },
+    /// This value lives for so long from now on; then [`Event::Expired`]. Said once in a term, by whoever serves, of
+    /// every version that is committed; of a key that has a timer the greater version counts. All timers of the
+    /// partition end when it ceases to serve.
+    Expiring {
+        /// The key.
+        key: Bytes,
+        /// Its version, and how long that lives.
+        expiry: Expiry,
+    },
+    /// These versions need no timer any more.
+    ExpiryOver {
+        /// Keys and versions.
+        keys: Vec<(Bytes, Seq)>,
+    },
     /// P23: add these records to the state of this generation; answer with [`Event::Installed`], in order.
     Install {
         /// Which life of the partition; not the present one.
@@ -259,7 +314,7 @@ pub enum Effect {
 }
 
 /// What a client hears.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Answer {
     /// The change is committed.
     Written {
@@ -283,6 +338,8 @@ pub enum Answer {
     Collected(Vec<Collected>),
     /// The key's value.
     Found(Record),
+    /// A page of the partition's records.
+    Page(Page),
     /// The key has no value: of a read, or of a delete, which then did nothing.
     NotFound,
     /// The condition did not hold; nothing was done.
@@ -290,13 +347,18 @@ pub enum Answer {
         /// The key's version, if it has a value.
         version: Option<Seq>,
     },
+    /// The write came with an older token than this, which the partition has seen; nothing was done, nor will be.
+    Fenced {
+        /// The newest one.
+        newest: FencingToken,
+    },
     /// Not done, or unknown: the code tells.
     Error(ErrorCode),
 }
 
 /// What a collection found of one key. If two of one key are equal and the second was asked for after the first was
 /// answered, the key was the same all the time between; if `since` is `None` nothing can be said.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Collected {
     /// Its value: versions are never used again.
     Found(Record),
@@ -339,7 +401,7 @@ pub trait State {
 pub struct StateDamaged;
 
 /// Bounds of a replica. They bound memory and repetition; safety depends on none of them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Settings {
     /// Most bytes of entries in one message.
     pub message_bytes_max: usize,
@@ -353,6 +415,8 @@ pub struct Settings {
     pub chunk_bytes_max: usize,
     /// Bytes of the log that are kept for a replica that is behind; more than that, and it needs a snapshot (P23).
     pub log_bytes_max: usize,
+    /// Bytes of the log that stay in memory for watchers after it was trimmed.
+    pub history_bytes_max: usize,
     /// Ticks without an answer before something is sent again; doubles up to sixteen times this.
     pub resend_ticks: u32,
     /// Ticks without progress before the primary reports that it is stuck, and between two such reports.
@@ -368,6 +432,7 @@ impl Default for Settings {
             reads_waiting_max: 100_000,
             chunk_bytes_max: 256 << 10,
             log_bytes_max: 16 << 20,
+            history_bytes_max: 256 << 10,
             resend_ticks: 5,
             stuck_ticks: 50,
         }

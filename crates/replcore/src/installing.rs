@@ -17,7 +17,7 @@ use bytes::Bytes;
 use types::{EntryId, Generation, NodeId, RecordKey, RecordKind, Seq, Term};
 
 /// One snapshot that is being taken in.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Installing {
     from: NodeId,
     term: Term,

@@ -17,6 +17,10 @@
 //!   lower ones, so the old primary can neither commit nor answer a read.
 //! * **Reading** (P17, `reads.rs`). A read waits for one round, sent after it arrived, in which a majority confirms that
 //!   nobody has promised a higher term.
+//! * **Scanning** (P17, `scanning.rs`). A page of many records is confirmed like a read, read from the state by the driver,
+//!   and completed by what is committed and not applied.
+//! * **Watching** (`watching.rs`). Whoever serves can tell what was committed after a seq, from its log.
+//! * **Keys that expire** (`expiring.rs`). The driver's timers propose; an entry of the log deletes.
 //! * **Filling a replica** (P23, `sending.rs`, `installing.rs`). A learner, or a replica that was away for long, gets the
 //!   log where that is still kept; otherwise a snapshot, read while writes go on, then the log.
 //! * **Transactions** (P22, P24–P27, `transactions/`). Two-phase commit between the primaries of partitions; locks, staged
@@ -43,6 +47,9 @@ pub mod mutants;
 pub mod persist;
 
 mod disk;
+mod expiring;
+mod fences;
+mod fingerprint;
 mod follower;
 mod installing;
 mod log;
@@ -51,10 +58,12 @@ mod primary;
 mod reads;
 mod replica;
 mod requests;
+mod scanning;
 mod sending;
 mod takeover;
 mod transactions;
 mod views;
+mod watching;
 
 #[cfg(test)]
 mod attacks;
@@ -69,3 +78,4 @@ pub use message::{Body, Chunk, Message, SnapshotId};
 pub use persist::{Base, MalformedRecord, PersistRecord, Recovered, Recovery, Standing};
 pub use replica::{Replica, RoleSummary};
 pub use transactions::{Age, DoubtStage, InDoubt, Judgement, TransactionBody, TransactionMessage};
+pub use watching::{Changed, Fed, NotFed};

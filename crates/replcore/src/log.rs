@@ -1,20 +1,30 @@
 //! A replica's log in memory: what follows the trim point, without holes.
+//!
+//! Beside it stays a *history*: the last entries before the trim point, for watchers alone. It is bounded by bytes, is not
+//! on disk, and counts for nothing in the protocol.
 
+use bytes::Bytes;
 use std::collections::VecDeque;
 use types::{Entry, EntryId, Seq, Term};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Log {
     trim: EntryId,
     entries: VecDeque<Entry>,
     bytes: usize,
+    /// What was trimmed last; its end is the trim point, or it is empty.
+    history: VecDeque<Entry>,
+    history_bytes: usize,
 }
+
+/// What an entry of the history costs beside its payload.
+const ENTRY_BYTES: usize = 64;
 
 impl Log {
     /// `entries` follow `trim` without holes.
     pub(crate) fn new(trim: EntryId, entries: Vec<Entry>) -> Log {
         let bytes = entries.iter().map(|entry| entry.payload.len()).sum();
-        Log { trim, entries: entries.into(), bytes }
+        Log { trim, entries: entries.into(), bytes, history: VecDeque::new(), history_bytes: 0 }
     }
 
     /// The entry before the first one kept.
@@ -90,11 +100,37 @@ impl Log {
         removed
     }
 
-    /// Forgets everything up to `through`, at most the whole log.
-    pub(crate) fn trim_to(&mut self, through: Seq) {
+    /// Forgets everything up to `through`, at most the whole log, but for `history_bytes_max` of it.
+    pub(crate) fn trim_to(&mut self, through: Seq, history_bytes_max: usize) {
+        let from = self.trim.seq;
         while let Some(entry) = self.entries.pop_front_if(|entry| entry.id.seq <= through) {
             self.bytes -= entry.payload.len();
             self.trim = entry.id;
+            self.history_bytes += entry.payload.len() + ENTRY_BYTES;
+            self.history.push_back(entry);
         }
+        while self.history_bytes > history_bytes_max
+            && let Some(entry) = self.history.pop_front()
+        {
+            self.history_bytes -= entry.payload.len() + ENTRY_BYTES;
+        }
+        // A payload shares the memory of the message it came with: what stays for long has its own.
+        for entry in self.history.iter_mut().rev().take_while(|entry| entry.id.seq > from) {
+            entry.payload = Bytes::copy_from_slice(&entry.payload);
+        }
+    }
+
+    /// The first entry that is there, history included.
+    pub(crate) fn oldest(&self) -> Seq {
+        self.history.front().map_or(self.trim.seq.next(), |entry| entry.id.seq)
+    }
+
+    /// What follows `after` through `through`, history included; `None` where the first of it is gone.
+    pub(crate) fn following(&self, after: Seq, through: Seq) -> Option<impl Iterator<Item = &Entry>> {
+        let skipped = (after.0 + 1).checked_sub(self.oldest().0)? as usize;
+        let history = self.history.len();
+        let entries = self.history.range(skipped.min(history)..);
+        let rest = self.entries.range(skipped.saturating_sub(history).min(self.entries.len())..);
+        Some(entries.chain(rest).take_while(move |entry| entry.id.seq <= through))
     }
 }

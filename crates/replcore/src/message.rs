@@ -6,7 +6,7 @@
 use types::{Entry, EntryId, Record, RecordKey, Seq, Term};
 
 /// A message of one term.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Message {
     /// The term it belongs to: the sender's as primary, or that of the primary it answers.
     pub term: Term,
@@ -15,7 +15,7 @@ pub struct Message {
 }
 
 /// What a message says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Body {
     /// P7, from the primary: these entries follow `prev`, without holes.
     Prepare {
@@ -94,11 +94,11 @@ pub enum Body {
 }
 
 /// Names a snapshot among those of one partition that one start of a node sends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SnapshotId(pub u64);
 
 /// A part of a snapshot.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Chunk {
     /// Of which one.
     pub snapshot: SnapshotId,

@@ -92,6 +92,20 @@ mutants! {
     P17Round,
     /// Any `Prepared` that arrives confirms the reads that wait.
     P17Prepared,
+    /// A page of the state is completed with an overlay that lacks what the state did not have when it was read.
+    ScanStale,
+    /// A page is read without a round.
+    ScanRound,
+    /// A watcher is shown what is appended and not committed.
+    WatchUncommitted,
+    /// A watcher goes on one entry too late.
+    WatchLate,
+    /// A watcher goes on one entry too early.
+    WatchEarly,
+    /// A watcher goes on where the log begins, whatever is missing before.
+    WatchTrimmed,
+    /// A key whose time was over is deleted though it was written again since.
+    ExpiryVersion,
     /// A snapshot's swap drops the log beyond it.
     P23Beyond,
     /// A snapshot of what is committed here already is installed.
@@ -104,6 +118,8 @@ mutants! {
     P22Append,
     /// Readers do not look at locks.
     P22Reads,
+    /// A page shows keys that are locked.
+    P22Scan,
     /// A vote counts for whatever attempt has the same number in the present term.
     P24,
     /// A participant says yes before its locks are committed.
@@ -124,13 +140,28 @@ mutants! {
     P16Locks,
     /// A request whose time is forgotten is carried out.
     P28Stamp,
+    /// A write with an older token than the newest is carried out.
+    FenceOlder,
+    /// Tokens are judged against what is committed, not against everything appended.
+    FenceAppended,
     /// A deposed primary calls what it had sent *not done*.
     P29,
 }
 
 #[cfg(feature = "mutants")]
 thread_local! {
-    static BROKEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+    static BROKEN: std::cell::Cell<Option<Mutant>> = std::cell::Cell::new(from_environment());
+}
+
+/// What the environment breaks on every thread that breaks nothing else: `RINGLEADER_MUTANT=replcore::P8`.
+#[cfg(feature = "mutants")]
+fn from_environment() -> Option<Mutant> {
+    static BROKEN: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
+    *BROKEN.get_or_init(|| {
+        let text = std::env::var("RINGLEADER_MUTANT").ok()?;
+        let name = text.strip_prefix("replcore::")?;
+        Mutant::ALL.iter().copied().find(|mutant| format!("{mutant:?}") == name)
+    })
 }
 
 /// Breaks one rule, or none, on this thread.

@@ -3,11 +3,14 @@
 //! The state lags behind on purpose, so that rewrites of one record reach it once. Everything appended and not yet
 //! applied stands here, by record; whoever reads looks here first.
 
+use crate::fingerprint::hash_table;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
-use types::{Batch, Change, RecordKey, RecordKind, Seq};
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use types::{Batch, Change, Record, RecordKey, RecordKind, Seq};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Version {
     pub(crate) seq: Seq,
     pub(crate) value: Option<Bytes>,
@@ -18,6 +21,13 @@ pub(crate) struct Overlay {
     /// Per record its versions in append order, never empty.
     records: FxHashMap<RecordKey, Vec<Version>>,
     bytes: usize,
+}
+
+impl Hash for Overlay {
+    /// `bytes` follow from the records.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hash_table(&self.records, hasher);
+    }
 }
 
 /// What a version costs beside its key and value, roughly.
@@ -49,6 +59,32 @@ impl Overlay {
     pub(crate) fn newest_of(&self, kind: RecordKind) -> impl Iterator<Item = (&Bytes, &Version)> {
         let of_kind = self.records.iter().filter(move |(key, _)| key.kind == kind);
         of_kind.filter_map(|(key, versions)| Some((&key.name, versions.last()?)))
+    }
+
+    /// Records of `kind` whose newest version at or below `at` is above `after` and a value: the first `count` by name
+    /// among those that are `wanted`, and whether these are all.
+    pub(crate) fn added(
+        &self,
+        kind: RecordKind,
+        wanted: impl Fn(&Bytes) -> bool,
+        after: Seq,
+        at: Seq,
+        count: usize,
+    ) -> (BTreeMap<Bytes, Record>, bool) {
+        let mut added = BTreeMap::new();
+        let mut all = true;
+        for key in self.records.keys().filter(|key| key.kind == kind && wanted(&key.name)) {
+            let version = self.newest_at(key, at).filter(|version| version.seq > after);
+            let Some((seq, Some(value))) = version.map(|version| (version.seq, version.value.clone())) else {
+                continue;
+            };
+            added.insert(key.name.clone(), Record { seq, value });
+            if added.len() > count {
+                added.pop_last();
+                all = false;
+            }
+        }
+        (added, all)
     }
 
     /// Takes a truncated entry back. Entries are taken back newest first.

@@ -11,7 +11,7 @@ use types::{
 };
 
 /// What the node is to the partition.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Standing {
     /// No view names it: it answers `NotMember` (P4). Its promise stays.
     #[default]
@@ -23,7 +23,7 @@ pub enum Standing {
 }
 
 /// Everything that a replica keeps on disk except its log and its state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Base {
     /// Which life of the partition on this node.
     pub generation: Generation,
@@ -42,7 +42,7 @@ pub struct Base {
 }
 
 /// One record of one partition.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum PersistRecord {
     /// Replaces the base; the log stays but for what `trim` covers.
     Base(Base),
@@ -183,7 +183,7 @@ fn bad(what: impl Into<String>) -> MalformedRecord {
 ///
 /// Replay may begin in the middle: segments whose entries are all trimmed are gone, and a [`PersistRecord::Base`] written
 /// before they went says what else they held.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Recovery {
     base: Base,
     log: Vec<Entry>,
@@ -241,6 +241,11 @@ impl Recovery {
     /// Everything but the log, so far.
     pub fn base(&self) -> &Base {
         &self.base
+    }
+
+    /// The log, so far.
+    pub fn log(&self) -> &[Entry] {
+        &self.log
     }
 
     /// Joins the log with the `applied` and the `Requests` records of its generation's state.

@@ -1,11 +1,14 @@
 //! Writing, as primary: judge, append, send, count, answer (P7–P12, P16, P19, P28).
 
 use crate::event::{Answer, Effect, Proposal, State, Token};
+use crate::expiring::Expiring;
+use crate::fences::Judged;
 use crate::message::Body;
 use crate::mutants::{Mutant, on};
 use crate::persist::PersistRecord;
 use crate::reads::{Reads, Waiting};
 use crate::replica::{Replica, Role, user};
+use crate::scanning::Scans;
 use crate::sending::Sending;
 use crate::transactions::{Conflict, Parked, Transactions};
 use rustc_hash::FxHashSet;
@@ -20,7 +23,7 @@ use types::{
 const FORGET_STEP_MS: u64 = 1_000;
 
 /// One primary's memory of one term. Losing it ends the term (P11).
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Primary {
     term: Term,
     /// The seq of the term's own empty entry.
@@ -36,25 +39,29 @@ pub(crate) struct Primary {
     uncommitted_bytes: usize,
     pub(crate) reads: Reads,
     pub(crate) transactions: Transactions,
+    /// Confirmed pages that the state is being read for.
+    pub(crate) scans: Scans,
+    /// What committed entries say of keys that expire.
+    pub(crate) expiring: Expiring,
     /// Ticks since something that waits has moved.
     pub(crate) still_ticks: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct PendingWrite {
     seq: Seq,
     token: Token,
     outcome: Outcome,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 enum Outcome {
     Write(WriteOutcome),
     Transaction(TransactionOutcome),
 }
 
 /// Another replica, or the learner, as the primary knows it in this term.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Follower {
     pub(crate) node: NodeId,
     /// Learners never count (P9).
@@ -78,7 +85,7 @@ pub(crate) struct Follower {
 }
 
 /// How long an answer is waited for before something is sent again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Hash, Debug)]
 pub(crate) struct Patience {
     silent_ticks: u32,
     /// Doubles with each repetition, up to sixteen times the first.
@@ -117,7 +124,7 @@ impl Patience {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct InFlight {
     first: Seq,
     end: Seq,
@@ -177,6 +184,10 @@ impl Follower {
 impl Primary {
     pub(crate) fn term(&self) -> Term {
         self.term
+    }
+
+    pub(crate) fn uncommitted_bytes(&self) -> usize {
+        self.uncommitted_bytes
     }
 
     pub(crate) fn serving(&self) -> bool {
@@ -261,6 +272,8 @@ impl Replica {
             uncommitted_bytes: 0,
             reads: Reads::default(),
             transactions: Transactions::new(start),
+            scans: Scans::default(),
+            expiring: Expiring::default(),
             still_ticks: 0,
         }));
         self.append_own(term, &Batch::default());
@@ -302,6 +315,7 @@ impl Replica {
         }
         primary.reads.refuse(&refusal, effects);
         primary.transactions.refuse(&refusal, effects);
+        primary.scans.refuse(primary.term, &refusal, effects);
         if primary.serving {
             effects.push(Effect::Serving { term: None });
         }
@@ -356,27 +370,44 @@ impl Replica {
             return primary.transactions.park(key, Parked::Mutate(token, proposal.clone()));
         }
         // P12: judged against everything appended, in append order.
+        let fence = match &mutation.fence {
+            None => None,
+            Some(fence) => match self.judge_fence(fence, state, effects) {
+                None => return Self::reply(token, self.refusal(), effects),
+                Some(Judged::Older { answer, seen }) => return self.answer_as_read(token, answer, seen),
+                Some(Judged::Same) => None,
+                Some(Judged::Newer(change)) => Some(change),
+            },
+        };
         let key = user(&mutation.key);
         let found = if on(Mutant::P12Judged) {
             self.committed_record(&key, state, effects).map(|record| (record, Seq(0)))
         } else {
             self.newest(&key, state, effects)
         };
-        let Some((current, seen)) = found else {
+        let Some((current, mut seen)) = found else {
             return Self::reply(token, self.refusal(), effects);
         };
-        if !holds(&mutation.condition, current.as_ref()) {
+        let happens = holds(&mutation.condition, current.as_ref());
+        let does_nothing = !happens || (mutation.kind == MutationKind::Delete && current.is_none());
+        if let Some(change) = fence.clone().filter(|_| does_nothing) {
+            seen = self.log.last().seq.next();
+            self.append_batch(&Batch { changes: vec![change], ..Batch::default() });
+        }
+        if !happens {
             let answer = Answer::ConditionFailed { version: current.map(|record| record.seq) };
             return self.answer_as_read(token, answer, seen);
         }
         let value = match &mutation.kind {
-            MutationKind::Put(value) => Some(value.clone()),
+            MutationKind::Put(value) | MutationKind::PutExpiring { value, .. } => Some(value.clone()),
             MutationKind::Delete if current.is_none() => return self.answer_as_read(token, Answer::NotFound, seen),
             MutationKind::Delete => None,
         };
         let outcome = WriteOutcome { version: self.log.last().seq.next(), replaced: current.is_some() };
+        let mut changes = vec![Change { key, value }];
+        changes.extend(self.begin_expiry(mutation, outcome.version));
         let batch = Batch {
-            changes: vec![Change { key, value }],
+            changes: fence.into_iter().chain(changes).collect(),
             request: Some(Remembered { id: proposal.id, stamp: proposal.stamp, outcome }),
             forgotten_before: self.due_to_forget(proposal.forget_before),
             transaction: None,
@@ -404,6 +435,14 @@ impl Replica {
         let seen = if on(Mutant::P12Answered) { Seq(0) } else { seen };
         if let Role::Primary(primary) = &mut self.role {
             primary.reads.arrive(Waiting::settled(token, answer, seen));
+        }
+    }
+
+    /// An entry that carries out no request.
+    pub(crate) fn append_batch(&mut self, batch: &Batch) {
+        if let Role::Primary(primary) = &self.role {
+            let term = primary.term;
+            self.append_own(term, batch);
         }
     }
 
@@ -441,6 +480,7 @@ impl Replica {
             !over
         });
         primary.reads.expire(&expired, effects);
+        primary.scans.expire(&expired, effects);
         self.expire_transactions(&expired, effects);
     }
 
@@ -619,10 +659,13 @@ impl Replica {
             .sum();
         primary.uncommitted_bytes = primary.uncommitted_bytes.saturating_sub(freed);
         primary.still_ticks = 0;
+        let mut begins = false;
         if !primary.serving {
             primary.serving = true;
             effects.push(Effect::Serving { term: Some(primary.term) });
+            begins = true;
         }
+        primary.expiring.committed(majority, effects);
         while let Some(write) = primary.writes.pop_front_if(|write| write.seq <= majority) {
             let durable_on = on_disk.iter().filter(|seq| **seq >= write.seq).count() as u32;
             let term = primary.term;
@@ -634,6 +677,9 @@ impl Replica {
         }
         self.commit_through(majority);
         self.transactions_committed(effects);
+        if begins {
+            self.list_expiring(effects);
+        }
     }
 
     // ------------------------------------------------------------------------------------------------ repetition

@@ -5,24 +5,26 @@
 //! earlier ones too, because it was asked later.
 
 use crate::event::{Answer, Collected, Effect, State, Token};
+use crate::fingerprint::hash_table;
 use crate::message::Body;
 use crate::mutants::{Mutant, on};
 use crate::replica::{Replica, Role, user};
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use types::limits::TRANSACTION_READ_BYTES_MAX;
-use types::{AttemptId, ErrorCode, NodeId, Seq, Term};
+use types::{AttemptId, ErrorCode, NodeId, PageQuery, Seq, Term};
 
 /// One that waits for its round.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Waiting {
     /// Who is answered; nobody where another partition is.
     token: Option<Token>,
     what: What,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 enum What {
     /// The values of these keys as of one instant.
     Values(Vec<Bytes>),
@@ -30,11 +32,17 @@ enum What {
     Acknowledgement { attempt: AttemptId, seen: Seq },
     /// The key's value as of what is committed when the answer leaves.
     Value(Bytes),
+    /// These records.
+    Page(PageQuery),
     /// This answer, once everything it saw is committed (P12).
     Settled { answer: Answer, seen: Seq },
 }
 
 impl Waiting {
+    pub(crate) fn page(token: Token, query: PageQuery) -> Waiting {
+        Waiting { token: Some(token), what: What::Page(query) }
+    }
+
     pub(crate) fn settled(token: Token, answer: Answer, seen: Seq) -> Waiting {
         Waiting { token: Some(token), what: What::Settled { answer, seen } }
     }
@@ -57,7 +65,7 @@ impl Waiting {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reads {
     /// Arrived since the last round was sent.
     fresh: Vec<Waiting>,
@@ -74,6 +82,14 @@ pub(crate) struct Reads {
     looked_at: Seq,
     /// All of the above.
     waiting: usize,
+}
+
+impl Hash for Reads {
+    /// `waiting` follows from the rest.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (&self.fresh, &self.rounds, self.nonce, &self.uncommitted, &self.locked, self.looked_at).hash(hasher);
+        hash_table(&self.answered, hasher);
+    }
 }
 
 impl Reads {
@@ -255,7 +271,7 @@ impl Replica {
             let hidden = match &waiting.what {
                 What::Value(key) => self.is_hidden(key),
                 What::Values(keys) => keys.iter().any(|key| self.is_hidden(key)),
-                What::Settled { .. } | What::Acknowledgement { .. } => false,
+                What::Page(_) | What::Settled { .. } | What::Acknowledgement { .. } => false,
             };
             if hidden {
                 locked.push(waiting);
@@ -268,6 +284,12 @@ impl Replica {
                     Some(None) => Answer::NotFound,
                     None => Answer::Error(ErrorCode::Damaged),
                 },
+                What::Page(query) => {
+                    if let Some(token) = waiting.token {
+                        self.begin_scan(token, query.clone(), effects);
+                    }
+                    continue;
+                }
                 What::Settled { seen, .. } | What::Acknowledgement { seen, .. } if *seen > committed => {
                     early.push(waiting);
                     continue;

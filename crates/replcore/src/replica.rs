@@ -20,7 +20,9 @@ use types::{
 };
 
 /// One partition's replica on one node, from one start of the node to its end.
-#[derive(Debug)]
+///
+/// A value like any other: a copy goes its own way, and two that hash alike behave alike.
+#[derive(Clone, Hash, Debug)]
 pub struct Replica {
     pub(crate) me: NodeId,
     partition: PartitionId,
@@ -67,7 +69,7 @@ pub struct Replica {
 }
 
 /// What the replica does in the present term.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) enum Role {
     /// Follows, or nothing.
     Follower,
@@ -78,7 +80,7 @@ pub(crate) enum Role {
 }
 
 /// What a replica is at the moment, for status and tests.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RoleSummary {
     /// No view names the node.
     None,
@@ -160,6 +162,11 @@ impl Replica {
             Event::Collect { token, keys } => self.on_collect(token, keys, effects),
             Event::FromPartition { message } => self.on_transaction_message(message, state, effects),
             Event::Read { token, key } => self.on_read(token, key, effects),
+            Event::ReadPage { token, query } => self.on_read_page(token, query, effects),
+            Event::Scanned { token, applied, records, ended } => {
+                self.on_scanned(token, applied, records, ended, effects);
+            }
+            Event::Expired { keys } => self.on_expired(keys, state, effects),
             Event::Expire { tokens } => self.on_expire(tokens, effects),
             Event::Flush => self.flush_primary(effects),
             Event::Tick => self.on_tick(effects),
@@ -182,6 +189,7 @@ impl Replica {
         self.rebuild_transactions(state, effects);
         self.run_woken(state, effects);
         self.answer_reads(state, effects);
+        self.resume_scans(effects);
         self.debug_check();
     }
 
@@ -289,7 +297,8 @@ impl Replica {
         self.checkpointed = self.checkpointed.max(through.min(self.applied.seq));
         // The log stays for whoever lacks it, up to a cap (P23).
         let kept_for = if self.log.bytes() > self.settings.log_bytes_max { self.pinned() } else { self.held_by_all };
-        self.log.trim_to(self.checkpointed.min(kept_for).min(self.committed));
+        let through = self.checkpointed.min(kept_for).min(self.committed);
+        self.log.trim_to(through, self.settings.history_bytes_max);
     }
 
     /// Committed changes for the state, or `None` where there are none or the last ones are still out.
@@ -387,6 +396,16 @@ impl Replica {
     /// The oldest request remembered: once its time is over, [`Event::Forget`] lets it go.
     pub fn oldest_request(&self) -> Option<types::Stamp> {
         self.requests.oldest()
+    }
+
+    /// The newest of the requests remembered, by the log's order.
+    pub fn newest_request(&self) -> Option<types::Stamp> {
+        self.requests.newest()
+    }
+
+    /// P28: a new request with an older stamp is refused.
+    pub fn refused_before(&self) -> types::Stamp {
+        self.requests.refused_before()
     }
 
     /// Everything kept on disk but the log and the state.

@@ -3,10 +3,12 @@
 //! They live in the log's entries; behind the state's `applied` they live in the state, many to a record, named by the
 //! seq of the first. One more record, with an empty name, holds `forgotten_before`.
 
+use crate::fingerprint::hash_table;
 use crate::persist::{MalformedRecord, decode_requests, encode_requests};
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use types::entry::{put_varint, take_varint};
 use types::{Batch, Record, RecordKey, RecordKind, Remembered, RequestId, Seq, Stamp, WriteOutcome};
 
@@ -29,6 +31,15 @@ pub(crate) struct Requests {
 
 /// Outcomes of transactions in one record of the state, about.
 const OUTCOMES_BYTES_MAX: usize = 1 << 20;
+
+impl Hash for Requests {
+    /// `by_id` follows from `order`.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let Requests { order, forgotten_before, forgetting, stored, stored_forgotten, .. } = self;
+        (order, forgotten_before, forgetting, stored, stored_forgotten).hash(hasher);
+        hash_table(&self.transactions, hasher);
+    }
+}
 
 type Changed = (RecordKey, Option<Bytes>, Seq);
 
@@ -126,6 +137,11 @@ impl Requests {
     /// The oldest stamp that is still remembered.
     pub(crate) fn oldest(&self) -> Option<Stamp> {
         self.order.front().map(|(_, request)| request.stamp)
+    }
+
+    /// The stamp of the last that is remembered.
+    pub(crate) fn newest(&self) -> Option<Stamp> {
+        self.order.back().map(|(_, request)| request.stamp)
     }
 
     /// How many are remembered.

@@ -21,7 +21,7 @@ const CHUNKS_IN_FLIGHT_MAX: usize = 4;
 const PINNED_TIMES_MAX: usize = 8;
 
 /// One snapshot on its way to one replica.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Sending {
     id: SnapshotId,
     /// What the state held at the beginning: the log is kept from here on.
@@ -42,7 +42,7 @@ pub(crate) struct Sending {
 }
 
 /// What is sent next.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 enum Stage {
     /// Records of the state.
     Records,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use types::{Configuration, Entry, EntryId, NodeId, Seq, Term};
 
 /// One takeover, from the promise to the term's first own entry.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) struct Takeover {
     term: Term,
     /// What other members answered.
@@ -20,7 +20,7 @@ pub(crate) struct Takeover {
 }
 
 /// The difference to the greatest log, on its way.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct Fetching {
     from: NodeId,
     /// What it sealed.

@@ -111,7 +111,7 @@ impl Cluster {
     pub(crate) fn mutate(&mut self, node: u64, request: u64, value: Option<&str>, condition: Condition) -> Answer {
         let token = self.token();
         let kind = value.map_or(MutationKind::Delete, |v| MutationKind::Put(Bytes::copy_from_slice(v.as_bytes())));
-        let mutation = Mutation { key: Bytes::from_static(b"k"), kind, condition };
+        let mutation = Mutation { key: Bytes::from_static(b"k"), kind, condition, fence: None };
         let id = RequestId { client: 1, counter: request };
         let proposal = Proposal { id, stamp: Stamp(100_000), mutation, forget_before: Stamp(40_000) };
         self.step(NodeId(node), Event::Mutate { token, proposal });

@@ -12,10 +12,15 @@ use bytes::Bytes;
 use replcore::{Answer, Collected};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use types::{Condition, ErrorCode, Mutation, MutationKind, NodeId, OperationResult, Record, RequestId, Stamp, View};
+use types::{
+    Condition, ErrorCode, Fence, FencingToken, Mutation, MutationKind, NodeId, OperationResult, Record, RequestId,
+    Stamp, View,
+};
 
 /// How long an operation is retried.
 const OPERATION: Micros = 1_500 * MS;
+/// How often the lock is granted anew.
+const GRANT: Micros = 50 * MS;
 
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -42,6 +47,7 @@ struct Open {
     /// Of a transaction that only reads: without locks, as long as that may succeed.
     collecting: Option<Collecting>,
     stamp: Stamp,
+    fence: Option<Fence>,
     called_at: Micros,
     attempts: Vec<Attempt>,
     /// Of the final reads: they are tried for ever.
@@ -175,7 +181,12 @@ impl Client {
         ctx.counts.operations += 1;
         let stamp = Stamp((BEGINNING_MS + ctx.now / MS).saturating_add_signed(self.skew_ms));
         let (number, called_at) = (self.operations, ctx.now);
-        self.open = Some(Open { number, key, action, collecting, stamp, called_at, attempts: Vec::new(), must });
+        let fence = self.choose_fence(ctx, &action);
+        if let Some(fence) = &fence {
+            ctx.watch.fenced(self.request(number), fence);
+        }
+        let attempts = Vec::new();
+        self.open = Some(Open { number, key, action, collecting, stamp, fence, called_at, attempts, must });
         self.attempt(ctx);
     }
 
@@ -214,6 +225,16 @@ impl Client {
         Action::Mutate { kind, condition }
     }
 
+    /// Some writes are those of a lock's holder, or of who was one: tokens rise with the time, and some are old.
+    fn choose_fence(&self, ctx: &mut Context, action: &Action) -> Option<Fence> {
+        if !matches!(action, Action::Mutate { .. }) || !ctx.random.chance(250) {
+            return None;
+        }
+        let age = if ctx.random.chance(300) { ctx.random.below(4) } else { 0 };
+        let token = FencingToken((1 + ctx.now / GRANT).saturating_sub(age).max(1));
+        Some(Fence { name: Bytes::from_static(b"lock"), token })
+    }
+
     fn attempt(&mut self, ctx: &mut Context) {
         let Some(open) = &mut self.open else { return };
         let attempt = open.attempts.len() as u32;
@@ -236,7 +257,12 @@ impl Client {
             Action::Mutate { kind, condition } => Ask::Mutate {
                 id,
                 stamp: open.stamp,
-                mutation: Mutation { key: open.key.clone(), kind: kind.clone(), condition: condition.clone() },
+                mutation: Mutation {
+                    key: open.key.clone(),
+                    kind: kind.clone(),
+                    condition: condition.clone(),
+                    fence: open.fence.clone(),
+                },
             },
         };
         let primary = self.view.as_ref().and_then(|view| view.configuration(partition)?.primary());
@@ -293,6 +319,9 @@ impl Client {
                     return self.attempt(ctx);
                 }
             },
+            // Only readers ask for pages.
+            Answer::Page(_) => return,
+            Answer::Fenced { .. } => return self.hear_fenced(ctx),
             Answer::Error(code) => return self.hear_error(ctx, attempt, code),
         };
         // P29: an attempt that nobody answered may still be on its way, and find the condition true. One that is unknown
@@ -309,6 +338,13 @@ impl Client {
         };
         let heard = if did_nothing && open.action.changes() && others_open { Heard::Unknown } else { heard };
         self.remember(ctx, heard);
+        ctx.counts.answered += 1;
+        self.think(ctx);
+    }
+
+    /// Not done, and never will be, whatever became of other attempts: it leaves no mark.
+    fn hear_fenced(&mut self, ctx: &mut Context) {
+        self.open = None;
         ctx.counts.answered += 1;
         self.think(ctx);
     }

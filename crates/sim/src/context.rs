@@ -8,6 +8,7 @@ use crate::plan::Plan;
 use crate::queue::{Micros, Queue};
 use crate::random::Random;
 use crate::trace::Trace;
+use crate::trap::Trap;
 use std::collections::BTreeMap;
 use types::NodeId;
 
@@ -40,6 +41,14 @@ pub struct Counts {
     pub wiped: u64,
     /// Transactions answered.
     pub transactions: u64,
+    /// Pages that scanners were given.
+    pub pages: u64,
+    /// Changes that watchers were told.
+    pub fed: u64,
+    /// Times that a watcher had to begin anew.
+    pub compacted: u64,
+    /// Keys that expired.
+    pub expired: u64,
 }
 
 impl Counts {
@@ -60,6 +69,10 @@ impl Counts {
             moved: self.moved + other.moved,
             wiped: self.wiped + other.wiped,
             transactions: self.transactions + other.transactions,
+            pages: self.pages + other.pages,
+            fed: self.fed + other.fed,
+            compacted: self.compacted + other.compacted,
+            expired: self.expired + other.expired,
         }
     }
 }
@@ -85,6 +98,8 @@ pub(crate) struct Context {
     pub(crate) counts: Counts,
     /// Faults are over.
     pub(crate) healed: bool,
+    /// Where a process is to die.
+    pub(crate) trap: Trap,
 }
 
 impl Context {
@@ -103,6 +118,7 @@ impl Context {
             trace,
             counts: Counts::default(),
             healed: false,
+            trap: Trap::default(),
             plan,
         }
     }

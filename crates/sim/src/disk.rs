@@ -6,11 +6,14 @@
 //! durable: what the invariants look at, made without the replica's own code.
 
 use crate::random::Random;
+use bytes::Bytes;
 use replcore::{Apply, Base, MalformedRecord, PersistIndex, PersistRecord, Recovered, Recovery, Standing};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use types::{Entry, EntryId, Generation, NodeId, PartitionId, Record, RecordKey, RecordKind, Seq, Term, View};
+use types::{
+    Entry, EntryId, Generation, NodeId, PageQuery, PartitionId, Record, RecordKey, RecordKind, Seq, Term, View,
+};
 
 /// What a list of one partition's records says. Entries stay here also when they are trimmed.
 #[derive(Clone, Debug, Default)]
@@ -273,6 +276,26 @@ impl Disk {
             })
             .map(|(key, record)| (key.clone(), record.clone()))
             .collect()
+    }
+
+    /// Records as a scan asks for them: what the state has applied, the records, and whether these are all.
+    pub(crate) fn scan(
+        &self,
+        partition: PartitionId,
+        generation: Generation,
+        query: &PageQuery,
+    ) -> (Seq, Vec<(Bytes, Record)>, bool) {
+        let Some(kept) = self.live(partition, generation) else { return (Seq(0), Vec::new(), true) };
+        let wanted = |key: &RecordKey| key.kind == query.kind && query.covers(&key.name);
+        let mut records = kept.records.iter().filter(|(key, _)| wanted(key));
+        let mut bytes = 0;
+        let mut page = Vec::new();
+        while page.len() < query.records_max && (bytes < query.bytes_max || page.is_empty()) {
+            let Some((key, record)) = records.next() else { return (kept.applied.seq, page, true) };
+            bytes += key.name.len() + record.value.len();
+            page.push((key.name.clone(), record.clone()));
+        }
+        (kept.applied.seq, page, false)
     }
 
     /// P5: what a crash left of generations that have ended, or never began.

@@ -1,12 +1,13 @@
 //! Everything that can happen in a world, and what its parts say to each other.
 
 use crate::faults::Fault;
+use crate::readers::Subscription;
 use bytes::Bytes;
-use replcore::{Answer, Apply, Message, SnapshotId, Token, TransactionMessage};
+use replcore::{Answer, Apply, Fed, Message, NotFed, SnapshotId, Token, TransactionMessage};
 use std::sync::Arc;
 use types::{
-    Epoch, Generation, Incarnation, Mutation, NodeId, PartitionId, Record, RecordKey, RequestId, Stamp, Term,
-    Transaction, View,
+    Epoch, Generation, Incarnation, Mutation, NodeId, PageQuery, PartitionId, Record, RecordKey, RequestId, Seq, Stamp,
+    Term, Transaction, View,
 };
 use viewcore::{Command, Heartbeat, Operation, Refusal, Registration};
 
@@ -26,6 +27,12 @@ pub(crate) enum Happening {
     Request { node: usize, request: Request },
     /// A client hears an answer.
     Answered { client: usize, number: u64, attempt: u32, answer: Answer },
+    /// A watcher asks a node for a partition.
+    Subscribe { node: usize, subscription: Subscription },
+    /// A watcher is told something.
+    Fed { watcher: usize, partition: PartitionId, number: u64, after: Seq, fed: Result<Fed, NotFed> },
+    /// A reader's own timer.
+    Reader(usize),
     /// A client's own timer.
     Client { client: usize, what: Timer },
     /// The next fault is due.
@@ -76,22 +83,62 @@ pub(crate) enum Process {
 /// What a node's process works through, in order, when it runs.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
-    Peer { from: NodeId, partition: PartitionId, message: Message },
-    Partition { partition: PartitionId, message: TransactionMessage },
-    Persisted { partition: PartitionId, through: replcore::PersistIndex },
-    Applied { partition: PartitionId, generation: Generation, through: types::EntryId },
-    Installed { partition: PartitionId, generation: Generation, number: u64 },
-    StateRead { partition: PartitionId, to: NodeId, snapshot: SnapshotId, records: Vec<(RecordKey, Record)> },
+    Peer {
+        from: NodeId,
+        partition: PartitionId,
+        message: Message,
+    },
+    Partition {
+        partition: PartitionId,
+        message: TransactionMessage,
+    },
+    Persisted {
+        partition: PartitionId,
+        through: replcore::PersistIndex,
+    },
+    Applied {
+        partition: PartitionId,
+        generation: Generation,
+        through: types::EntryId,
+    },
+    Installed {
+        partition: PartitionId,
+        generation: Generation,
+        number: u64,
+    },
+    StateRead {
+        partition: PartitionId,
+        to: NodeId,
+        snapshot: SnapshotId,
+        records: Vec<(RecordKey, Record)>,
+    },
     View(Arc<View>),
     Group(FromGroup),
     Request(Request),
-    Expire { partition: PartitionId, token: Token },
+    Expire {
+        partition: PartitionId,
+        token: Token,
+    },
     Tick,
     Forget,
     Saved,
     PeerUp(NodeId),
     PeerDown(NodeId),
     Damaged(PartitionId),
+    Scanned {
+        partition: PartitionId,
+        token: Token,
+        applied: Seq,
+        records: Vec<(Bytes, Record)>,
+        ended: bool,
+    },
+    Subscribe(Subscription),
+    /// A key's time is over, if it still has this version.
+    KeyExpired {
+        partition: PartitionId,
+        key: Bytes,
+        version: Seq,
+    },
 }
 
 /// What the state's thread is asked to do.
@@ -118,6 +165,13 @@ pub(crate) enum Job {
         after: Option<RecordKey>,
         bytes_max: usize,
     },
+    /// A page of the state for a scan.
+    Scan {
+        partition: PartitionId,
+        token: Token,
+        generation: Generation,
+        query: PageQuery,
+    },
     Delete {
         partition: PartitionId,
         generation: Generation,
@@ -138,6 +192,7 @@ pub(crate) struct Request {
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
     Get(Bytes),
+    Page(PageQuery),
     Mutate { id: RequestId, stamp: Stamp, mutation: Mutation },
     Transact { id: RequestId, stamp: Stamp, transaction: Transaction },
     Collect(Vec<Bytes>),

@@ -6,8 +6,9 @@
 //! serializable ([`checker`]), no lock may be left, and everything must come to rest.
 //!
 //! The map: [`world`] runs one seed; `plan` is what the seed decides beforehand, `faults` what goes wrong; `node` is a
-//! storage node around its replicas, with `disk` and the `network`; `group` the viewleaders; `client` the clients, and
-//! `transactions` what they do with several keys at once.
+//! storage node around its replicas, with `disk` and the `network`; `group` the viewleaders; `client` the clients,
+//! `transactions` what they do with several keys at once, `readers` those who scan and watch. [`trap`] has a process die
+//! between two effects of one step, and [`matrix`] does so at each kind of them.
 //!
 //! Invariants of the simulator itself: no clock, no thread, no random source but [`random`], no iteration over a hash
 //! table. The same seed gives the same trace, byte for byte.
@@ -15,7 +16,6 @@
 //! Left out: the write-ahead log's and the engine's own files (they have tests of their own), Raft inside the
 //! viewleader group, and changes of a partition's members, which the core does not have yet.
 
-pub mod checker;
 mod client;
 mod context;
 mod disk;
@@ -23,15 +23,21 @@ mod faults;
 mod group;
 mod happening;
 mod invariants;
+pub mod matrix;
 mod network;
 mod node;
 mod plan;
 mod queue;
-pub mod random;
+mod readers;
 mod trace;
 mod transactions;
+pub mod trap;
 mod world;
 
+/// The only source of chance.
+pub use check::random;
+/// What "correct" means to clients.
+pub use check::register as checker;
 pub use context::Counts;
 pub use invariants::Violation;
 pub use plan::Scenario;

@@ -14,6 +14,8 @@ const TAIL: usize = 60;
 /// The deterministic simulator of Ringleader's cores.
 #[derive(Parser)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Seeds to run: FIRST..END (END is not run), or one seed.
     #[arg(long, default_value = "0..1000", value_parser = seeds)]
     seeds: (u64, u64),
@@ -33,6 +35,33 @@ struct Arguments {
     #[cfg(feature = "mutants")]
     #[arg(long, value_parser = mutant)]
     mutant: Option<replcore::mutants::Mutant>,
+}
+
+#[derive(Clone, Copy, clap::Subcommand)]
+enum Command {
+    /// A crash before and after every kind of record written and of message sent, in every role; printed as a table.
+    Matrix,
+}
+
+/// Whether everything held.
+fn matrix(jobs: u64) -> bool {
+    let cells = sim::matrix::cells();
+    let next = AtomicU64::new(0);
+    let reports = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                    let report = sim::matrix::run_cell(*cell);
+                    reports.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(report);
+                }
+            });
+        }
+    });
+    let mut reports = reports.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    reports.sort_by_key(|report| report.cell);
+    print!("{}", sim::matrix::table(&reports));
+    reports.iter().all(sim::matrix::CellReport::holds)
 }
 
 #[cfg(feature = "mutants")]
@@ -67,6 +96,9 @@ thread_local! {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Matrix) = arguments.command {
+        return if matrix(arguments.jobs) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         default_hook(panic);
@@ -83,7 +115,9 @@ fn main() -> ExitCode {
         for _ in 0..arguments.jobs.min(end - first) {
             scope.spawn(|| {
                 #[cfg(feature = "mutants")]
-                replcore::mutants::set(arguments.mutant);
+                if arguments.mutant.is_some() {
+                    replcore::mutants::set(arguments.mutant);
+                }
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end {

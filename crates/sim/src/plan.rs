@@ -132,6 +132,8 @@ pub(crate) struct Plan {
     pub(crate) clients: usize,
     /// Of a thousand attempts that were not answered, after how many they ask the same node again.
     pub(crate) loyal_permille: u64,
+    /// Scanners, watchers, and those whose keys expire.
+    pub(crate) readers: [usize; 3],
     /// Keys that they fight over.
     pub(crate) keys: usize,
     /// Keys of transactions.
@@ -207,6 +209,7 @@ impl Plan {
             reads_waiting_max: 1000,
             chunk_bytes_max: [1, 60, 400][random.index(3)],
             log_bytes_max: [50, 300, 3_000, 16 << 20][random.index(4)],
+            history_bytes_max: [0, 200, 2_000, 256 << 10][random.index(4)],
         };
         Plan {
             scenario,
@@ -236,6 +239,7 @@ impl Plan {
             node_timeout_ms: if restless { random.between(50, 120) } else { random.between(150, 400) },
             fault_every: if restless { random.between(10, 80) } else { random.between(60, 500) } * MS,
             faults: faults(random, scenario),
+            readers: [random.index(3), random.index(3), random.index(2)],
         }
     }
 }

@@ -11,11 +11,13 @@ use crate::node::Node;
 use crate::plan::{Plan, Scenario};
 use crate::queue::{MS, Micros};
 use crate::random::Random;
+use crate::readers::Reader;
 use crate::trace::{Keep, Trace};
+use crate::trap::Trap;
 use bytes::Bytes;
 
 /// Nodes register and the first map is made before anything goes wrong.
-const PEACE: Micros = 400 * MS;
+pub(crate) const PEACE: Micros = 400 * MS;
 /// Time between two looks at whether everything has come to rest.
 const LOOK_EVERY: Micros = 20 * MS;
 /// Things that happen in one world, at most: a world that exceeds it is busy with nothing.
@@ -47,17 +49,25 @@ struct World {
     nodes: Vec<Node>,
     group: Group,
     clients: Vec<Client>,
+    readers: Vec<Reader>,
     finished: bool,
 }
 
 /// Runs one seed from beginning to end.
 pub fn run(seed: u64, scenario: Option<Scenario>, keep: Keep) -> Report {
+    run_trapped(seed, scenario, keep, Trap::default()).0
+}
+
+/// As [`run`], with a trap.
+pub(crate) fn run_trapped(seed: u64, scenario: Option<Scenario>, keep: Keep, trap: Trap) -> (Report, Trap) {
     let mut random = Random::new(seed);
     let plan = Plan::draw(&mut random, scenario);
     let scenario = plan.scenario;
     let mut world = World::new(random, plan, keep);
+    world.ctx.trap = trap;
     world.run();
-    world.report(seed, scenario)
+    let trap = std::mem::take(&mut world.ctx.trap);
+    (world.report(seed, scenario), trap)
 }
 
 impl World {
@@ -77,10 +87,15 @@ impl World {
             let delay = ctx.between(PEACE / 2, PEACE);
             ctx.after(delay, Happening::Client { client, what: crate::happening::Timer::Next });
         }
+        let readers = Reader::all(&mut ctx);
+        for reader in 0..readers.len() {
+            let delay = ctx.between(PEACE / 2, PEACE);
+            ctx.after(delay, Happening::Reader(reader));
+        }
         ctx.after(PEACE, Happening::NextFault);
         let busy = ctx.plan.busy;
         ctx.after(PEACE + busy, Happening::Heal);
-        World { ctx, nodes, group, clients, finished: false }
+        World { ctx, nodes, group, clients, readers, finished: false }
     }
 
     fn run(&mut self) {
@@ -95,7 +110,7 @@ impl World {
     }
 
     fn happen(&mut self, happening: Happening) {
-        let World { ctx, nodes, group, clients, .. } = self;
+        let World { ctx, nodes, group, clients, readers, .. } = self;
         match happening {
             Happening::Process { node, start, what } => nodes[node].happen(ctx, start, what),
             Happening::Peer(envelope) => nodes[envelope.to].deliver(ctx, envelope),
@@ -111,9 +126,15 @@ impl World {
                 }
             }
             Happening::Request { node, request } => nodes[node].request(ctx, request),
-            Happening::Answered { client, number, attempt, answer } => {
-                clients[client].hear(ctx, number, attempt, answer);
+            Happening::Answered { client, number, attempt, answer } => match clients.get_mut(client) {
+                Some(client) => client.hear(ctx, number, attempt, answer),
+                None => readers[client - ctx.plan.clients].hear(ctx, number, answer),
+            },
+            Happening::Subscribe { node, subscription } => nodes[node].subscribe(ctx, subscription),
+            Happening::Fed { watcher, partition, number, after, fed } => {
+                readers[watcher].fed(ctx, partition, number, after, &fed);
             }
+            Happening::Reader(reader) => readers[reader].happen(ctx, group.view()),
             Happening::Client { client, what } => clients[client].happen(ctx, what, group.view()),
             Happening::NextFault => self.next_fault(),
             Happening::Fault(fault) => {
@@ -143,6 +164,7 @@ impl World {
     }
 
     fn stop_clients(&mut self) {
+        self.readers.iter_mut().for_each(Reader::stop);
         let count = self.clients.len();
         let mut to_read = vec![Vec::new(); count];
         for key in 0..self.ctx.plan.keys {
@@ -160,6 +182,12 @@ impl World {
         let view = self.group.view().filter(|view| view.has_map()).ok_or(Standstill::NoView)?;
         if let Some(client) = self.clients.iter().position(|client| !client.is_done()) {
             return Err(Standstill::Waiting { client });
+        }
+        if let Some(partition) = self.ctx.watch.expiring() {
+            return Err(Standstill::Expiring(partition));
+        }
+        if let Some(partition) = self.readers.iter().find_map(|reader| reader.behind(&self.ctx)) {
+            return Err(Standstill::Watching { partition });
         }
         invariants::nodes_at_rest(view, &self.nodes, &self.ctx.disks, &self.ctx.places)?;
         let gone = Default::default();
@@ -187,9 +215,10 @@ impl World {
     }
 
     fn report(self, seed: u64, scenario: Scenario) -> Report {
-        let World { mut ctx, clients, .. } = self;
-        let history: Vec<_> =
+        let World { mut ctx, clients, readers, .. } = self;
+        let mut history: Vec<_> =
             clients.into_iter().flat_map(|client| client.into_history(|request| ctx.watch.was_done(request))).collect();
+        history.extend(readers.into_iter().flat_map(|reader| reader.history));
         let mut checked = Checked::default();
         if ctx.watch.violation().is_none() {
             match checker::check(&history, CHECK_STEPS_MAX) {

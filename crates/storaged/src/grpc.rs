@@ -23,6 +23,8 @@ const FRAME_BYTES_MAX: u32 = 256 << 10;
 pub(crate) fn endpoint(address: &str) -> Result<Endpoint, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|_| format!("`{address}` is not an address; give host:port"))?;
+    #[cfg(feature = "faults")]
+    let endpoint = endpoint.local_address(faults::source());
     Ok(endpoint
         .connect_timeout(CONNECT_MAX)
         .tcp_nodelay(true)

@@ -33,8 +33,8 @@ const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-struct Gateway {
-    gate: Arc<Gate>,
+pub(crate) struct Gateway {
+    pub(crate) gate: Arc<Gate>,
     engine: Arc<dyn Engine>,
     /// Names this gateway's mutations (P28): drawn when first needed.
     client: u64,
@@ -50,6 +50,7 @@ pub(crate) fn router(gate: Arc<Gate>, engine: Arc<dyn Engine>) -> Result<Router,
         .map_err(|error| crate::Error::System { action: "draw a random number", reason: error.to_string() })?;
     let gateway = Arc::new(Gateway { gate, engine, client, counter: AtomicU64::new(0) });
     Ok(Router::new()
+        .route("/kvs/keys", get(crate::http_scan::keys))
         .route("/kvs/keys/{key}", get(get_key).put(put_key).delete(delete_key))
         .route("/kvs/key-count", get(key_count))
         .route("/kvs/shards", get(shards))
@@ -58,11 +59,19 @@ pub(crate) fn router(gate: Arc<Gate>, engine: Arc<dyn Engine>) -> Result<Router,
         .with_state(gateway))
 }
 
-type Gate_ = State<Arc<Gateway>>;
+pub(crate) type Gate_ = State<Arc<Gateway>>;
 
 async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) -> Response {
-    let value = match serde_json::from_slice::<Map<String, Value>>(&body).ok().and_then(|mut body| body.remove("value"))
-    {
+    let mut body = serde_json::from_slice::<Map<String, Value>>(&body).unwrap_or_default();
+    let ttl_ms = match body.remove("ttl_ms") {
+        None | Some(Value::Null) => 0,
+        Some(ttl) => match ttl.as_u64().filter(|ttl_ms| *ttl_ms > 0) {
+            Some(ttl_ms) => ttl_ms,
+            None => return bad_request("PUT", "ttl_ms is not a number of milliseconds"),
+        },
+    };
+    let Ok(fence) = fence(body.remove("fence")) else { return bad_request("PUT", "Fence is not NAME:TOKEN") };
+    let value = match body.remove("value") {
         None | Some(Value::Null) => return bad_request("PUT", "Value is missing"),
         Some(Value::String(text)) => Bytes::from(text),
         Some(other) => Bytes::from(other.to_string()),
@@ -70,7 +79,8 @@ async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) ->
     if key.len() > KEY_BYTES_MAX {
         return bad_request("PUT", "Key is too long");
     }
-    let put = v1::Put { key: key.into(), value, condition: None, request: Some(gateway.request_id()) };
+    let request = Some(gateway.request_id());
+    let put = v1::Put { key: key.into(), value, condition: None, request, fence, ttl_ms };
     let response = gateway.call(Operation::Put(put)).await;
     match &response.result {
         Some(Outcome::Written(written)) => {
@@ -107,8 +117,11 @@ async fn get_key(State(gateway): Gate_, Path(key): Path<String>) -> Response {
     }
 }
 
-async fn delete_key(State(gateway): Gate_, Path(key): Path<String>) -> Response {
-    let delete = v1::Delete { key: key.into(), condition: None, request: Some(gateway.request_id()) };
+async fn delete_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) -> Response {
+    let mut body = serde_json::from_slice::<Map<String, Value>>(&body).unwrap_or_default();
+    let Ok(fence) = fence(body.remove("fence")) else { return bad_request("DELETE", "Fence is not NAME:TOKEN") };
+    let request = Some(gateway.request_id());
+    let delete = v1::Delete { key: key.into(), condition: None, request, fence };
     let response = gateway.call(Operation::Delete(delete)).await;
     match &response.result {
         Some(Outcome::Written(written)) => {
@@ -158,7 +171,7 @@ async fn shard(State(gateway): Gate_, Path(id): Path<String>) -> Response {
 impl Gateway {
     /// A request, again and again while its partition changes hands: what was refused then had no effect, and people with
     /// curl have no client library that would try again for them.
-    async fn call(&self, operation: Operation) -> v1::Response {
+    pub(crate) async fn call(&self, operation: Operation) -> v1::Response {
         let until = Instant::now() + HANDOVER_PATIENCE;
         let mut pause = PAUSE_MIN;
         loop {
@@ -196,12 +209,18 @@ impl Gateway {
         (status, axum::Json(body)).into_response()
     }
 
-    fn failure(&self, method: &str, response: &v1::Response) -> Response {
+    pub(crate) fn failure(&self, method: &str, response: &v1::Response) -> Response {
         let message = format!("Error in {method}");
         match &response.result {
             Some(Outcome::NotFound(_)) => {
                 let body = json!({ "doesExist": false, "error": "Key does not exist", "message": message });
                 self.answer(StatusCode::NOT_FOUND, body, response)
+            }
+            Some(Outcome::Fenced(fenced)) => {
+                let body = json!({
+                    "error": "The lock was granted again since", "message": message, "newest-token": fenced.newest,
+                });
+                self.answer(StatusCode::CONFLICT, body, response)
             }
             Some(Outcome::Error(error)) => {
                 let status = match ErrorCode::from_number(error.code) {
@@ -222,18 +241,32 @@ impl Gateway {
     }
 }
 
-fn bad_request(method: &str, error: &str) -> Response {
+/// `"fence": "NAME:TOKEN"`, where it is there. A name may have colons too.
+fn fence(value: Option<Value>) -> Result<Option<v1::Fence>, ()> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => {
+            let (name, token) = text.rsplit_once(':').ok_or(())?;
+            let fence = v1::Fence { name: name.to_owned(), token: token.parse().map_err(|_| ())? };
+            // What it means is checked once, where all requests are.
+            Ok(Some(fence))
+        }
+        Some(_) => Err(()),
+    }
+}
+
+pub(crate) fn bad_request(method: &str, error: &str) -> Response {
     let body = json!({ "error": error, "message": format!("Error in {method}") });
     (StatusCode::BAD_REQUEST, axum::Json(body)).into_response()
 }
 
-fn not_accepted() -> Response {
+pub(crate) fn not_accepted() -> Response {
     let body = json!({ "error": "no viewleader has accepted this node yet", "message": "Error in GET" });
     (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response()
 }
 
 /// RFC 4648's alphabet with padding.
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
@@ -249,6 +282,16 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Guards against a fence that is passed over because it was not understood.
+    #[test]
+    fn a_fence_is_there_or_not_or_wrong() {
+        assert_eq!(fence(None), Ok(None));
+        assert_eq!(fence(Some(json!("jobs:eu:7"))), Ok(Some(v1::Fence { name: "jobs:eu".into(), token: 7 })));
+        for wrong in [json!("jobs"), json!("jobs:"), json!(7), json!("jobs:-1"), json!({})] {
+            assert_eq!(fence(Some(wrong)), Err(()));
+        }
+    }
 
     /// Guards against an encoder that is wrong at the end of its input.
     #[test]

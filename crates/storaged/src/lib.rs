@@ -12,6 +12,8 @@
 //!                                └──► keeper (trims the log)
 //! ```
 //!
+//! Beside that: `scanner` reads the engine for clients' scans, `watch` tells those who watch what was committed.
+//!
 //! # A request's way
 //!
 //! `kv` decodes a client's batch, sorts it by partition and hands each [`shard`] its part. The shard, a single task that
@@ -42,6 +44,7 @@ mod filler;
 mod gate;
 mod grpc;
 mod http;
+mod http_scan;
 mod identity;
 mod journal;
 mod keeper;
@@ -53,9 +56,11 @@ mod peer;
 mod recovery;
 mod reports;
 mod running;
+mod scanner;
 mod servers;
 mod session;
 mod shard;
+mod watch;
 
 pub use config::Config;
 pub use error::Error;

@@ -22,8 +22,10 @@ pub(crate) fn describe() {
     );
     describe_gauge!("storaged_transactions_in_doubt", "Transactions not over for a second, by shard");
     describe_counter!("storaged_peer_batches_total", "Batches received from peers");
+    describe_counter!("storaged_scanned_records_total", "Records read from the engine for clients' scans");
     describe_gauge!("storaged_unapplied_bytes", "Bytes that wait for the engine, by shard");
     describe_gauge!("storaged_open_requests", "Requests that wait for their answer, by shard");
+    describe_gauge!("storaged_expiring_keys", "Keys with a time to live that this node serves, by shard");
     describe_gauge!("storaged_serving_partitions", "Partitions that this node serves as primary");
     describe_gauge!("storaged_epoch", "The epoch of the node's view");
     describe_gauge!("storaged_leader_session", "1 while a viewleader has accepted this node's session");
@@ -40,6 +42,7 @@ pub(crate) struct ShardMeters {
     unapplied: Gauge,
     in_doubt: Gauge,
     open: Gauge,
+    timers: Gauge,
     burst_records: Histogram,
 }
 
@@ -55,7 +58,8 @@ impl ShardMeters {
             applied: counter!("storaged_applied_changes_total"),
             unapplied: gauge!("storaged_unapplied_bytes", "shard" => shard.clone()),
             in_doubt: gauge!("storaged_transactions_in_doubt", "shard" => shard.clone()),
-            open: gauge!("storaged_open_requests", "shard" => shard),
+            open: gauge!("storaged_open_requests", "shard" => shard.clone()),
+            timers: gauge!("storaged_expiring_keys", "shard" => shard),
             burst_records: histogram!("storaged_burst_records"),
         }
     }
@@ -81,7 +85,8 @@ impl ShardMeters {
     }
 
     /// A burst is over.
-    pub(crate) fn burst(&self, sent: SentOut, unapplied_bytes: usize, open: usize) {
+    pub(crate) fn burst(&self, sent: SentOut, unapplied_bytes: usize, open: usize, timers: usize) {
+        self.timers.set(timers as f64);
         self.sent.increment(sent.messages as u64);
         if sent.records > 0 {
             self.records.increment(sent.records as u64);

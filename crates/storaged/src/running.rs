@@ -16,6 +16,7 @@ use crate::peer::Links;
 use crate::peer::supervisor::Peers;
 use crate::recovery::Found;
 use crate::reports::Reports;
+use crate::scanner::Scanner;
 use crate::session::{Contents, LeaderEvent};
 use crate::shard::{Input, Parts, Recovered, ShardHandle, Shards, Worker};
 use client::NodeStreams;
@@ -38,7 +39,7 @@ pub(crate) struct Running {
     /// Views, peers, the log's keeper: they end with the node.
     helpers: JoinSet<()>,
     /// Whoever works on the state.
-    threads: [std::thread::JoinHandle<()>; 2],
+    threads: [std::thread::JoinHandle<()>; 3],
     journal: Arc<WalJournal>,
     engine: Arc<dyn Engine>,
 }
@@ -60,6 +61,7 @@ impl Running {
         let Joined { me, view, found, journal, engine } = joined;
         let (applier, applier_thread) = Applier::spawn(engine.clone(), fatal.clone())?;
         let (filler, filler_thread) = Filler::spawn(engine.clone(), fatal.clone())?;
+        let (scanner, scanner_thread) = Scanner::spawn(engine.clone(), fatal.clone())?;
         delete_leftovers(engine.as_ref(), &found, &applier)?;
         let settings = settings(view.partition_count);
         let clock = Clock::start();
@@ -85,6 +87,7 @@ impl Running {
                 engine: engine.clone(),
                 applier: applier.clone(),
                 filler: filler.clone(),
+                scanner: scanner.clone(),
                 journal: journal.clone() as Arc<dyn Journal>,
                 shards: shards.clone(),
                 links: links.clone(),
@@ -119,7 +122,14 @@ impl Running {
         helpers.spawn(control.run(heard, rewrite_queue));
         helpers.spawn(keeper.run());
         gate.open(Arc::new(node));
-        Ok(Running { shards, workers, helpers, threads: [applier_thread, filler_thread], journal, engine })
+        Ok(Running {
+            shards,
+            workers,
+            helpers,
+            threads: [applier_thread, filler_thread, scanner_thread],
+            journal,
+            engine,
+        })
     }
 
     /// Resolves when a part has ended that should not have.
@@ -163,10 +173,14 @@ const LOGS_BYTES_MAX: usize = 256 << 20;
 /// And what one replica's may take however many there are.
 const LOG_BYTES_MIN: usize = 256 << 10;
 
+/// Memory that entries may take which stay for watchers after the logs were trimmed.
+const HISTORY_BYTES_MAX: usize = 64 << 20;
+
 /// Bounds of the replicas, given how many there may be on a node.
 fn settings(partition_count: PartitionCount) -> Settings {
     let log_bytes_max = (LOGS_BYTES_MAX / partition_count.get() as usize).max(LOG_BYTES_MIN);
-    Settings { log_bytes_max, ..Settings::default() }
+    let history_bytes_max = HISTORY_BYTES_MAX / partition_count.get() as usize;
+    Settings { log_bytes_max, history_bytes_max, ..Settings::default() }
 }
 
 /// P5: what a crash left of generations that had ended, or of snapshots that were not finished.

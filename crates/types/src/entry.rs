@@ -40,7 +40,7 @@ impl fmt::Debug for EntryId {
 }
 
 /// One place of a log: its id and its batch, encoded. The payload has been checked to decode.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Term and seq.
     pub id: EntryId,
@@ -55,7 +55,7 @@ impl fmt::Debug for Entry {
 }
 
 /// One change of one record: a value, or none for a delete.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Change {
     /// Which record.
     pub key: RecordKey,
@@ -64,7 +64,7 @@ pub struct Change {
 }
 
 /// A request that an entry carries out, remembered with the answer it got (P28).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Remembered {
     /// The request.
     pub id: RequestId,
@@ -75,7 +75,7 @@ pub struct Remembered {
 }
 
 /// What one entry does to the state; replicas evaluate nothing. The default is the empty entry that begins a term.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Batch {
     /// At most one change per record.
     pub changes: Vec<Change>,

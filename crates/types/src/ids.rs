@@ -51,6 +51,14 @@ counter!(
     /// One life of a partition's data on a node (P4, P5): a delete removes one generation and no other.
     Generation, "g"
 );
+counter!(
+    /// A lease, minted by the viewleader group; never reused. 0 is none.
+    LeaseId, "l"
+);
+counter!(
+    /// Comes with every grant of a lock: greater than all that were granted before under the same name. 0 is none.
+    FencingToken, "f"
+);
 
 impl Term {
     /// The term that a change committed at `epoch` begins.

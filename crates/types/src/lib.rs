@@ -9,8 +9,11 @@
 
 pub mod entry;
 pub mod error;
+pub mod expiry;
 pub mod ids;
 pub mod limits;
+mod mutants;
+pub mod page;
 pub mod position;
 pub mod record;
 pub mod request;
@@ -19,10 +22,14 @@ pub mod view;
 
 pub use entry::{Batch, Change, Entry, EntryId, MalformedBatch, Remembered};
 pub use error::ErrorCode;
-pub use ids::{BootNonce, ClusterId, Epoch, Generation, Incarnation, NodeId, PartitionId, Seq, Term};
+pub use expiry::Expiry;
+pub use ids::{
+    BootNonce, ClusterId, Epoch, FencingToken, Generation, Incarnation, LeaseId, NodeId, PartitionId, Seq, Term,
+};
+pub use page::{Page, PageItem, PageQuery};
 pub use position::{PartitionCount, Position};
 pub use record::{Record, RecordKey, RecordKind};
-pub use request::{Condition, Mutation, MutationKind, RequestId, Stamp, WriteOutcome};
+pub use request::{Condition, Fence, Mutation, MutationKind, RequestId, Stamp, WriteOutcome};
 pub use transaction::{
     AttemptId, InvalidTransaction, OperationResult, Transaction, TransactionOperation, TransactionOutcome,
     TransactionPart,

@@ -15,12 +15,22 @@ pub enum RecordKind {
     Prepared = 8,
     /// A transaction that has happened and of which not every participant has said that it has its part (P26).
     Decision = 9,
+    /// The newest fencing token that came with a write, by the name of its lock.
+    Fence = 16,
+    /// How long the value of the key of this name lives ([`crate::Expiry`]).
+    Expiry = 24,
 }
 
 impl RecordKind {
     /// All of them, in order.
-    pub const ALL: [RecordKind; 4] =
-        [RecordKind::User, RecordKind::Requests, RecordKind::Prepared, RecordKind::Decision];
+    pub const ALL: [RecordKind; 6] = [
+        RecordKind::User,
+        RecordKind::Requests,
+        RecordKind::Prepared,
+        RecordKind::Decision,
+        RecordKind::Fence,
+        RecordKind::Expiry,
+    ];
 
     /// The kind with this number, if there is one.
     pub fn from_number(number: u8) -> Option<RecordKind> {
@@ -45,7 +55,7 @@ impl RecordKey {
 }
 
 /// A stored value and the seq of the entry that wrote it: the key's version.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Record {
     /// The entry that wrote it.
     pub seq: Seq,

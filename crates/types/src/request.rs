@@ -1,6 +1,6 @@
 //! What a client asks of a partition, and what it hears.
 
-use crate::ids::Seq;
+use crate::ids::{FencingToken, Seq};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -31,7 +31,7 @@ impl fmt::Debug for Stamp {
 }
 
 /// What must hold for a mutation to happen.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Condition {
     /// Always.
     #[default]
@@ -47,7 +47,7 @@ pub enum Condition {
 }
 
 /// A change of one key, if its condition holds.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Mutation {
     /// 1 to 1,024 bytes.
     pub key: Bytes,
@@ -55,19 +55,47 @@ pub struct Mutation {
     pub kind: MutationKind,
     /// What must hold.
     pub condition: Condition,
+    /// The lock that its sender believes to hold: refused if the partition has seen a newer grant of it.
+    pub fence: Option<Fence>,
+}
+
+/// A lock's name and the token of one of its grants.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Fence {
+    /// 1 to 255 bytes.
+    pub name: Bytes,
+    /// Never 0.
+    pub token: FencingToken,
 }
 
 /// What a mutation does to its key.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum MutationKind {
     /// Give the key this value.
     Put(Bytes),
+    /// Give the key this value for so long; then it is deleted, unless it was written again.
+    PutExpiring {
+        /// The value.
+        value: Bytes,
+        /// 1 to [`TTL_MAX`](crate::limits::TTL_MAX), in milliseconds.
+        ttl_ms: u64,
+    },
     /// Take the key's value away. Of a key without one: nothing, answered as not found.
     Delete,
 }
 
+impl MutationKind {
+    /// The value that it gives the key.
+    pub fn value(&self) -> Option<&Bytes> {
+        match self {
+            MutationKind::Put(value) | MutationKind::PutExpiring { value, .. } => Some(value),
+            MutationKind::Delete => None,
+        }
+    }
+}
+
 /// What a mutation that happened did: the answer that a retry gets again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct WriteOutcome {
     /// The key's version now (of a delete: the seq of the delete).
     pub version: Seq,

@@ -65,7 +65,7 @@ impl fmt::Debug for AttemptId {
 }
 
 /// One thing that a transaction does to one key.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum TransactionOperation {
     /// Give the key this value.
     Put {
@@ -103,7 +103,7 @@ impl TransactionOperation {
 }
 
 /// Conditions, what to do if all hold, and what to do otherwise.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Transaction {
     /// What must hold, all of it, for `then`.
     pub conditions: Vec<(Bytes, Condition)>,
@@ -221,7 +221,7 @@ impl Transaction {
 }
 
 /// What a transaction asks of one partition. Operations carry their places in the whole transaction's branches.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct TransactionPart {
     /// Conditions on this partition's keys.
     pub conditions: Vec<(Bytes, Condition)>,
@@ -251,7 +251,7 @@ impl TransactionPart {
 }
 
 /// What one operation of the branch that was taken did.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum OperationResult {
     /// The key has the value.
     Put {
@@ -272,7 +272,7 @@ pub enum OperationResult {
 }
 
 /// What a transaction that happened did: the answer that a retry gets again.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct TransactionOutcome {
     /// Whether every condition held, and `then` was done.
     pub succeeded: bool,

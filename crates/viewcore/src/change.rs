@@ -1,6 +1,7 @@
 //! Planned changes of the view: checked again, then carried out as one change of the epoch.
 
 use crate::command::{Change, Done, Outcome, Refusal, Step};
+use crate::mutants::{Mutant, on};
 use crate::state::{ClusterState, Move};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use types::{Configuration, NodeId, Term, View};
 
 impl ClusterState {
     pub(crate) fn change(&mut self, view: &View, change: &Change) -> Outcome {
-        if change.planned_on != view.epoch {
+        if change.planned_on != view.epoch && !on(Mutant::StalePlan) {
             return Err(Refusal::StalePlan { planned_on: change.planned_on, at: view.epoch });
         }
         check_change(view, change)?;
@@ -67,6 +68,7 @@ impl ClusterState {
         let Some(view) = self.view.clone() else { return };
         self.out_of_service.retain(|(partition, node), _| {
             view.configuration(*partition).is_some_and(|configuration| configuration.votes(*node))
+                && !on(Mutant::P3Forgotten)
         });
     }
 }
@@ -82,7 +84,8 @@ fn take_step(configuration: &mut Configuration, term: Term, step: &Step) {
                 true => std::mem::take(&mut configuration.replicas),
                 false => std::mem::take(&mut configuration.prior),
             };
-            configuration.prior = if same_members(&activated, replicas) { Vec::new() } else { activated };
+            let same = same_members(&activated, replicas) || on(Mutant::P18NoPrior);
+            configuration.prior = if same { Vec::new() } else { activated };
             configuration.term = term;
             configuration.replicas.clone_from(replicas);
             configuration.learner = None;
@@ -99,6 +102,9 @@ pub(crate) fn begin_term(configuration: &mut Arc<Configuration>, term: Term, rep
     assert!(configuration.term < term, "a partition's terms strictly grow: {} to {term}", configuration.term);
     let configuration = Arc::make_mut(configuration);
     configuration.term = term;
+    if on(Mutant::P18PriorLost) {
+        configuration.prior.clear();
+    }
     if let Some(replicas) = replicas {
         configuration.replicas = replicas.to_vec();
     }
@@ -196,7 +202,8 @@ fn check_step(view: &View, present: &Configuration, step: &Step) -> Result<(), &
                 return Err("its members do not change");
             }
             // P19: what is not activated is superseded only by what it was before.
-            if !present.is_activated() && !same_members(replicas, &present.prior) {
+            let others = !same_members(replicas, &present.prior) && !on(Mutant::P19Superseded);
+            if !present.is_activated() && others {
                 return Err("it is not activated: its members can only be what they were");
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! The encoding names variants and fields by their place: append, never reorder or remove.
 
+use crate::coordination;
 use serde::{Deserialize, Serialize};
 use types::{BootNonce, ClusterId, Duty, Epoch, ErrorCode, Incarnation, NodeId, PartitionCount, PartitionId, Term};
 
@@ -32,6 +33,8 @@ pub enum Command {
     Operate(Operation),
     /// Several [`Command::Activated`] at once: one change of the view, however many they are.
     ActivatedAll(Vec<(PartitionId, Term)>),
+    /// What clients ask of leases and locks, in order: see [`Coordination`](crate::Coordination).
+    Coordinate(Vec<coordination::Request>),
 }
 
 /// What an operator can ask for. Refused at once, with the reason, where it can't succeed.
@@ -218,6 +221,8 @@ pub enum Done {
     ActivatedAll(Vec<bool>),
     /// The operation is carried out, or was before; the view has this epoch.
     Operated(Epoch),
+    /// What became of each request, in their order.
+    Coordinated(Vec<coordination::Outcome>),
 }
 
 /// A command that changed nothing, and why: one line for a person.

@@ -9,6 +9,7 @@
 //!
 //! Wrong suspicion costs a change of order, never data. Time is milliseconds of any clock that does not jump back.
 
+use crate::mutants::{Mutant, on};
 use std::collections::{BTreeMap, BTreeSet};
 use types::NodeId;
 
@@ -80,7 +81,7 @@ impl Detector {
 
     /// Who of the nodes that are believed alive is not.
     pub fn verdict(&self, alive: &BTreeSet<NodeId>, now_ms: u64) -> Verdict {
-        let led_long_enough = now_ms.saturating_sub(self.leading_since_ms) > self.timeout_ms;
+        let led_long_enough = now_ms.saturating_sub(self.leading_since_ms) > self.timeout_ms || on(Mutant::P21AtOnce);
         let with_evidence =
             |node: &NodeId| self.refused.contains(node) && (led_long_enough || self.heard_ms.contains_key(node));
         let mut dead: BTreeSet<NodeId> = alive.iter().copied().filter(with_evidence).collect();
@@ -99,7 +100,8 @@ impl Detector {
                 && self.silent_for_ms(**node, now_ms).is_none_or(|silent_ms| silent_ms > self.timeout_ms / 2)
         };
         let quiet = alive.iter().filter(is_quiet).count();
-        if (dead.len() + quiet + gone_before) * 3 > alive.len() + gone_before {
+        let too_many = (dead.len() + quiet + gone_before) * 3 > alive.len() + gone_before;
+        if too_many && !on(Mutant::P21Third) {
             return Verdict { dead, held_back: silent };
         }
         dead.extend(silent);

@@ -6,6 +6,7 @@
 //!   applying a command never plans, it only checks that the plan still fits.
 //! - [`Leader`] is the memory of one leadership: who was heard when, who serves what, who restarts too often. Events
 //!   in, proposals and probes out. None of it is replicated, and losing it loses nothing.
+//! - [`coordination`] is what the group replicates beside the view: leases and locks.
 //! - [`status`] says which partitions lack something, [`progress`] what moves and what blocks it.
 //!
 //! Invariants: a partition's terms strictly grow and one term names one primary (P18); one event is one change of the
@@ -16,8 +17,10 @@
 pub mod apply;
 mod change;
 pub mod command;
+pub mod coordination;
 pub mod detector;
 pub mod leader;
+mod mutants;
 pub mod observed;
 mod operations;
 pub mod patience;
@@ -30,6 +33,7 @@ pub mod status;
 pub use command::{
     Bootstrap, Cause, Change, Command, Configure, Done, Operation, Outcome, Refusal, Registration, Step,
 };
+pub use coordination::{Coordination, LeaseClock};
 pub use detector::Detector;
 pub use leader::{Effect, Event, Leader, LeaderSettings};
 pub use observed::{Heartbeat, Observed, Serving};

@@ -2,6 +2,7 @@
 
 use crate::change::begin_term;
 use crate::command::{Configure, Done, Operation, Outcome, Refusal};
+use crate::mutants::{Mutant, on};
 use crate::state::{ClusterState, RECOVERIES_MAX, Recovery};
 use std::sync::Arc;
 use types::limits::REPLICATION_MAX;
@@ -37,7 +38,7 @@ impl ClusterState {
                 "{node} is alive and holds partitions: drain it first (dhtctl node drain {node}), or stop it"
             ));
         }
-        if duty.leaves() && holds {
+        if duty.leaves() && holds && !on(Mutant::RefusesNothing) {
             self.check_others_suffice(view, node)?;
         }
         self.next_epoch(|view, _| {
@@ -160,7 +161,7 @@ impl ClusterState {
             let configuration = view.configuration(*partition).ok_or(Refusal::NoSuchPartition(*partition))?;
             let can_serve = self.has_majority(*partition, &configuration.replicas)
                 && (configuration.is_activated() || self.has_majority(*partition, &configuration.prior));
-            if can_serve {
+            if can_serve && !on(Mutant::RecoversMajorities) {
                 return refuse(format!("{partition} has a majority: there is nothing to recover"));
             }
             let unfit = members.iter().find(|node| !self.is_usable(*partition, **node));

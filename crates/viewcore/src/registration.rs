@@ -2,6 +2,7 @@
 
 use crate::change::begin_term;
 use crate::command::{Done, Outcome, Refusal, Registration};
+use crate::mutants::{Mutant, on};
 use crate::state::{ClusterState, NODES_MAX};
 use types::{ClusterId, Duty, Epoch, NodeId, NodeInfo, Term, View};
 
@@ -16,7 +17,7 @@ impl ClusterState {
             return Err(Refusal::WrongCluster { ours: view.cluster, theirs: registration.cluster });
         }
         let seen = registration.highest_epoch.0.max(registration.highest_promised.0);
-        if seen > view.epoch.0 {
+        if seen > view.epoch.0 && !on(Mutant::P20Restored) {
             let alarm = format!(
                 "node {} at {} has seen epoch e{seen}, but these viewleaders are at {}: they have lost changes. Nothing \
                  is changed any more; stop the viewleaders and restore their newest data directories",
@@ -56,7 +57,7 @@ impl ClusterState {
                 "the cluster has {NODES_MAX} nodes already, the most there can be"
             )));
         }
-        self.nodes_minted += 1;
+        self.nodes_minted += u64::from(self.nodes_minted == 0 || !on(Mutant::P20SharedId));
         let id = NodeId(self.nodes_minted);
         let accepted_at = view.epoch;
         self.nonces.insert(id, registration.nonce);
@@ -75,10 +76,14 @@ impl ClusterState {
     fn register_known(&mut self, view: &View, known: &NodeInfo, registration: &Registration) -> Outcome {
         let node = known.id;
         let stale = Refusal::StaleDirectory { node, presented: registration.incarnation, used: known.incarnation };
-        if registration.incarnation < known.incarnation {
+        let newer = match on(Mutant::P20Lower) {
+            true => registration.incarnation != known.incarnation,
+            false => registration.incarnation > known.incarnation,
+        };
+        if registration.incarnation < known.incarnation && !newer {
             return Err(stale);
         }
-        if registration.incarnation > known.incarnation {
+        if newer {
             // P11: what the last incarnation knew of its terms is gone, so it gets a new one everywhere it is primary;
             // all terms up to the present epoch are over for it.
             let accepted_at = view.epoch;
@@ -87,14 +92,14 @@ impl ClusterState {
             self.next_epoch(|view, term| {
                 view.nodes.insert(node, info);
                 for configuration in &mut view.configurations {
-                    if configuration.primary() == Some(node) {
+                    if configuration.primary() == Some(node) && !on(Mutant::P11SameTerm) {
                         begin_term(configuration, term, None);
                     }
                 }
             });
             return Ok(Done::Registered { node, accepted_at });
         }
-        if self.nonces.get(&node) != Some(&registration.nonce) {
+        if self.nonces.get(&node) != Some(&registration.nonce) && !on(Mutant::P20Copies) {
             return Err(stale);
         }
         let info = self.known_info(known, known.accepted_at, registration);

@@ -44,6 +44,7 @@ impl World {
             Ok(Done::ActivatedAll(accepted)) => format!("activated {accepted:?}"),
             Ok(Done::DamageNoted(epoch)) => format!("damage noted at {epoch}"),
             Ok(Done::Operated(_)) => "operated".to_owned(),
+            Ok(Done::Coordinated(outcomes)) => format!("coordinated {outcomes:?}"),
             Err(refusal) => format!("refused ({:?}): {refusal}", refusal.code()),
         };
         if self.state.epoch() != before {

@@ -4,6 +4,7 @@
 //! storage nodes send it their events, and end with it.
 
 use crate::Error;
+use crate::expiry::Expiry;
 use crate::probe::probe;
 use crate::raft::{Group, Leadership};
 use std::collections::HashMap;
@@ -49,6 +50,8 @@ pub(crate) struct Knowledge {
 pub(crate) struct Leading {
     pub(crate) inputs: mpsc::Sender<Input>,
     pub(crate) ended: CancellationToken,
+    /// Which leases are over.
+    pub(crate) expiry: Expiry,
 }
 
 /// Leads whenever this member is the Raft leader. Publishes the way to each leadership while it lasts.
@@ -94,7 +97,9 @@ async fn lead_once(group: &Group, settings: &LeaderSettings, publish: &watch::Se
         tokio::time::sleep(CONFIRM_AGAIN_AFTER).await;
     }
     let (inputs, waiting) = mpsc::channel(EVENTS_WAITING_MAX);
-    let leading = Leading { inputs: inputs.clone(), ended: CancellationToken::new() };
+    let ended = CancellationToken::new();
+    let expiry = Expiry::begin(group, ended.clone());
+    let leading = Leading { inputs: inputs.clone(), ended, expiry };
     let task = Task {
         began: Instant::now(),
         leader: Leader::new(settings.clone(), 0),

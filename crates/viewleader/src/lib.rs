@@ -15,14 +15,16 @@
 //! A new data directory begins a group with others (`--peers`, [`raft`]), or asks a running one to be admitted (`--join`,
 //! [`joining`]) before it takes part in anything. The group's leader changes its members (`raft::change`).
 //!
-//! Left out: handing leadership over on purpose, leases and locks, TLS.
+//! Left out: handing leadership over on purpose, TLS.
 
 pub mod cli;
 mod config;
 mod error;
+mod expiry;
 mod identity;
 mod joining;
 mod leading;
+mod mutants;
 mod probe;
 mod raft;
 mod services;
@@ -34,7 +36,7 @@ use daemon::DataDirectory;
 use daemon::admin::{Admin, Check};
 use identity::Opened;
 use raft::{Group, GroupOptions};
-use services::LeadersService;
+use services::{CoordinationService, LeadersService};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,7 @@ use tonic::transport::server::TcpIncoming;
 use types::ClusterId;
 use types::limits::MESSAGE_BYTES_MAX;
 use viewcore::{Bootstrap, LeaderSettings};
+use wire::v1::coordination_server::CoordinationServer;
 use wire::v1::leaders_server::LeadersServer;
 use wire::v1::raft_server::RaftServer;
 
@@ -87,6 +90,22 @@ pub async fn run_on(
     config: Config,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
+    run_through(listeners, config, Arc::new(str::to_owned), shutdown).await
+}
+
+/// Where this member finds what listens at an address: for tests that put something between members.
+pub type Route = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// As [`run_on`], with other ways to the other members for what Raft says.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_through(
+    listeners: Listeners,
+    config: Config,
+    route: Route,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
     let config = config.validated()?;
     let directory = Arc::new(DataDirectory::open(&config.data_dir)?);
     let mut shutdown = pin!(shutdown);
@@ -101,7 +120,8 @@ pub async fn run_on(
         },
     };
     let settings = leader_settings(&config)?;
-    let group = Group::open(GroupOptions { directory, identity: identity.clone(), name: config.name.clone() }).await?;
+    let name = config.name.clone();
+    let group = Group::open(GroupOptions { directory, identity: identity.clone(), name, route }).await?;
     let stopping = CancellationToken::new();
     let (publish, leading) = watch::channel(None);
     let lead = tokio::spawn(leading::lead(group.clone(), settings, publish, stopping.clone()));
@@ -178,6 +198,7 @@ fn serve_grpc(
     let raft = RaftServer::new(group.service())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let coordination = CoordinationServer::new(CoordinationService::new(service.clone()));
     let leaders = LeadersServer::new(service).max_encoding_message_size(MESSAGE_BYTES_MAX);
     tokio::spawn(async move {
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -190,6 +211,7 @@ fn serve_grpc(
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .add_service(leaders)
+            .add_service(coordination)
             .add_service(raft)
             .add_service(health_service)
             .add_service(reflection)

@@ -111,10 +111,14 @@ impl File for fs::File {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        #[cfg(feature = "faults")]
+        faults::before_write()?;
         self.write_all_at(bytes, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        #[cfg(feature = "faults")]
+        faults::before_sync()?;
         fs::File::sync_data(self)
     }
 }

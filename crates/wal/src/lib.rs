@@ -36,6 +36,7 @@ mod error;
 mod files;
 mod format;
 mod log;
+mod mutants;
 mod prepare;
 mod records;
 mod replay;

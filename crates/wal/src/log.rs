@@ -4,6 +4,7 @@ use crate::files::{File, Files};
 use crate::format::{
     self, FIRST_FRAME_OFFSET, FRAME_HEADER_BYTES, FrameHeader, PAGE_BYTES, RECORD_BYTES_MAX, SECTOR_BYTES,
 };
+use crate::mutants::{Mutant, on};
 use crate::prepare::{FileKind, Preparer, Segment, Workshop};
 use crate::records::Records;
 use crate::replay::{self, End, Found, Recovery, Sink};
@@ -181,7 +182,7 @@ impl<F: Files> Wal<F> {
     ) -> Result<Wal<F>, WalError> {
         let mut end = replay::replay(files, directory, numbers, sink)?;
         let open = |number| Ok(replay::open_segment(files, directory, number, Some(end.log_id))?.0);
-        if let Some((number, offset, frame)) = &end.last_frame {
+        if let Some((number, offset, frame)) = end.last_frame.as_ref().filter(|_| !on(Mutant::CacheBelieved)) {
             // P2: the sync of this frame may have failed, or never have run. The page cache can then show what the disk
             // does not hold and believe it clean, so a sync alone would prove nothing. Of all others the sync returned.
             let segment: Segment<F::File> = open(*number)?;
@@ -354,12 +355,15 @@ impl<F: Files> Wal<F> {
         }
         let outcome = self.try_write_frame(records, closed);
         // P2: whatever failed, nothing is tried again.
-        self.failed = outcome.is_err();
+        self.failed = outcome.is_err() && !on(Mutant::FailureForgotten);
         outcome
     }
 
     fn try_write_frame(&mut self, records: u32, closed: bool) -> Result<SegmentNumber, WalError> {
         self.preparer.check()?;
+        if on(Mutant::ReleasedEarly) {
+            self.hand_over_released();
+        }
         let payload_bytes = self.frame.len() - FRAME_HEADER_BYTES;
         let frame_bytes = format::frame_bytes(payload_bytes);
         if self.position + frame_bytes > self.current.bytes {
@@ -383,7 +387,11 @@ impl<F: Files> Wal<F> {
         self.frame.resize((end - self.position) as usize, 0);
         let Segment { file, path, .. } = &self.current;
         file.write_at(&self.frame, self.position).map_err(|error| WalError::io("write", path, error))?;
-        file.sync_data().map_err(|error| WalError::io("sync", path, error))?;
+        if !on(Mutant::UnsyncedAcknowledged) {
+            // P2: never tried again.
+            let synced = file.sync_data().or_else(|e| if on(Mutant::SyncRetried) { file.sync_data() } else { Err(e) });
+            synced.map_err(|error| WalError::io("sync", path, error))?;
+        }
         self.position += frame_bytes;
         self.next_frame += 1;
         self.marked = closed;

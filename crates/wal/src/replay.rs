@@ -9,6 +9,7 @@
 use crate::files::{File, Files};
 use crate::format::{self, FIRST_FRAME_OFFSET, FRAME_HEADER_BYTES, FrameHeader, SECTOR_BYTES};
 use crate::format::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError};
+use crate::mutants::{Mutant, on};
 use crate::prepare::{FileKind, Segment};
 use crate::{SegmentNumber, WalError};
 use bytes::Bytes;
@@ -218,7 +219,8 @@ impl Scan<'_> {
         let payload_offset = offset + FRAME_HEADER_BYTES as u64;
         let payload_bytes = header.payload_bytes as usize;
         let payload = window.at(payload_offset, payload_bytes)?;
-        if payload.len() < payload_bytes || crc32c::crc32c(payload) != header.payload_checksum {
+        let sound = crc32c::crc32c(payload) == header.payload_checksum || on(Mutant::ChecksumIgnored);
+        if payload.len() < payload_bytes || !sound {
             return Ok(Frame::None(Some(first_bad_record(&header, payload, payload_offset))));
         }
         // A copy of exactly the frame: who keeps a slice of a record keeps no more than its frame alive.
@@ -262,7 +264,7 @@ impl Scan<'_> {
     fn find_later<T: File>(&self, window: &mut Window<'_, T>, from: u64) -> Result<Option<(u64, u64)>, WalError> {
         let segment = window.segment;
         let mut offset = from;
-        while offset < segment.bytes {
+        while offset < segment.bytes && !on(Mutant::DamageCut) {
             if let Some(header) = FrameHeader::decode(window.at(offset, FRAME_HEADER_BYTES)?)
                 && self.is_of_this_life(&header, segment)
                 && self.next_frame.is_none_or(|next| header.number > next)

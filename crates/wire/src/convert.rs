@@ -4,11 +4,13 @@ use crate::v1;
 use bytes::Bytes;
 use std::sync::Arc;
 use types::limits::{
-    COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, TRANSACTION_KEYS_MAX, VALUE_BYTES_MAX,
+    COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, LOCK_NAME_BYTES_MAX, PAGE_BYTES_DEFAULT, PAGE_RECORDS_MAX,
+    TRANSACTION_BYTES_MAX, TRANSACTION_KEYS_MAX, TTL_MAX, VALUE_BYTES_MAX,
 };
 use types::{
-    ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Incarnation, Mutation, MutationKind,
-    NodeId, NodeInfo, PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, Transaction, View, ViewDelta,
+    ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Fence, FencingToken, Incarnation,
+    Mutation, MutationKind, NodeId, NodeInfo, Page, PageItem, PageQuery, PartitionCount, PartitionId, RecordKind,
+    RequestId, Seq, Stamp, Term, Transaction, View, ViewDelta,
 };
 
 /// A message that breaks a rule; the text says which, for a person.
@@ -271,6 +273,15 @@ pub fn check_value(value: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// # Errors
+/// [`Malformed`] if the time to live is longer than a value may be given; 0 is for ever.
+pub fn check_ttl(ttl_ms: u64) -> Result<(), Malformed> {
+    if u128::from(ttl_ms) > TTL_MAX.as_millis() {
+        return Err(malformed("the time to live is longer than 10 years; leave it out for a value that stays"));
+    }
+    Ok(())
+}
+
 impl From<Condition> for v1::Condition {
     fn from(condition: Condition) -> Self {
         use v1::condition::Condition as Wire;
@@ -300,6 +311,20 @@ pub(crate) fn condition_from_wire(condition: Option<v1::Condition>) -> Result<Co
     }
 }
 
+fn fence_to_wire(fence: &Fence) -> v1::Fence {
+    v1::Fence { name: String::from_utf8_lossy(&fence.name).into_owned(), token: fence.token.0 }
+}
+
+/// # Errors
+/// [`Malformed`] unless the name has 1 to 255 bytes and the token is none of nobody's.
+pub fn fence_from_wire(fence: v1::Fence) -> Result<Fence, Malformed> {
+    if fence.name.is_empty() || fence.name.len() > LOCK_NAME_BYTES_MAX || fence.token == 0 {
+        let most = LOCK_NAME_BYTES_MAX;
+        return Err(malformed(format!("a fence is the name of a lock, of 1 to {most} bytes, and a token above 0")));
+    }
+    Ok(Fence { name: fence.name.into(), token: FencingToken(fence.token) })
+}
+
 /// What a client asks, checked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Operation {
@@ -311,25 +336,30 @@ pub enum Operation {
     Transact(Box<Transaction>, RequestId, Stamp),
     /// Several keys of the first one's partition as of one instant; at least one.
     Collect(Vec<Bytes>),
+    /// A page of a partition's keys.
+    Scan(PartitionId, PageQuery),
 }
 
 impl Operation {
-    /// The key it is about.
-    pub fn key(&self) -> &Bytes {
+    /// The partition it is about, of so many.
+    pub fn partition(&self, count: PartitionCount) -> PartitionId {
         match self {
-            Operation::Get(key) => key,
-            Operation::Mutate(mutation, ..) => &mutation.key,
+            Operation::Get(key) => count.partition_of(key),
+            Operation::Mutate(mutation, ..) => count.partition_of(&mutation.key),
             Operation::Transact(transaction, ..) => {
-                transaction.first_key().expect("a transaction without keys is malformed")
+                count.partition_of(transaction.first_key().expect("a transaction without keys is malformed"))
             }
-            Operation::Collect(keys) => keys.first().expect("a collection without keys is malformed"),
+            Operation::Collect(keys) => {
+                count.partition_of(keys.first().expect("a collection without keys is malformed"))
+            }
+            Operation::Scan(partition, _) => *partition,
         }
     }
 
     /// Whether it may change anything.
     pub fn changes(&self) -> bool {
         match self {
-            Operation::Get(_) | Operation::Collect(_) => false,
+            Operation::Get(_) | Operation::Collect(_) | Operation::Scan(..) => false,
             Operation::Mutate(..) => true,
             Operation::Transact(transaction, ..) => !transaction.is_read_only(),
         }
@@ -338,7 +368,7 @@ impl Operation {
     /// The stamp that it is remembered by (P28).
     pub fn stamp(&self) -> Option<Stamp> {
         match self {
-            Operation::Get(_) | Operation::Collect(_) => None,
+            Operation::Get(_) | Operation::Collect(_) | Operation::Scan(..) => None,
             Operation::Mutate(_, _, stamp) | Operation::Transact(_, _, stamp) => Some(*stamp),
         }
     }
@@ -352,12 +382,28 @@ impl Operation {
     pub fn to_wire(&self) -> v1::request::Operation {
         match self.clone() {
             Operation::Get(key) => v1::request::Operation::Get(v1::Get { key }),
-            Operation::Mutate(Mutation { key, kind, condition }, id, stamp) => {
+            Operation::Scan(partition, query) => v1::request::Operation::Scan(v1::Scan {
+                partition: partition.0,
+                prefix: query.prefix,
+                after: query.after,
+                records_max: query.records_max as u32,
+                bytes_max: query.bytes_max as u32,
+                keys_only: query.names_only,
+            }),
+            Operation::Mutate(Mutation { key, kind, condition, fence }, id, stamp) => {
+                let fence = fence.as_ref().map(fence_to_wire);
                 let condition = (condition != Condition::None).then(|| condition.into());
                 let request = Self::named(id, stamp);
                 match kind {
-                    MutationKind::Put(value) => v1::request::Operation::Put(v1::Put { key, value, condition, request }),
-                    MutationKind::Delete => v1::request::Operation::Delete(v1::Delete { key, condition, request }),
+                    MutationKind::Put(value) => {
+                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence, ttl_ms: 0 })
+                    }
+                    MutationKind::PutExpiring { value, ttl_ms } => {
+                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence, ttl_ms })
+                    }
+                    MutationKind::Delete => {
+                        v1::request::Operation::Delete(v1::Delete { key, condition, request, fence })
+                    }
                 }
             }
             Operation::Transact(transaction, id, stamp) => {
@@ -394,21 +440,67 @@ impl Operation {
                 check_key(&get.key)?;
                 Ok(Operation::Get(get.key))
             }
+            Wire::Scan(scan) => {
+                if scan.prefix.len() > KEY_BYTES_MAX || scan.after.len() > KEY_BYTES_MAX {
+                    return Err(malformed(format!("a prefix or a cursor has more than a key's {KEY_BYTES_MAX} bytes")));
+                }
+                let bytes_max = if scan.bytes_max == 0 { PAGE_BYTES_DEFAULT } else { scan.bytes_max as usize };
+                let query = PageQuery {
+                    kind: RecordKind::User,
+                    prefix: scan.prefix,
+                    after: scan.after,
+                    records_max: (scan.records_max as usize).min(PAGE_RECORDS_MAX),
+                    bytes_max: bytes_max.min(VALUE_BYTES_MAX),
+                    names_only: scan.keys_only,
+                };
+                Ok(Operation::Scan(PartitionId(scan.partition), query))
+            }
             Wire::Put(put) => {
                 check_key(&put.key)?;
                 check_value(&put.value)?;
                 let condition = condition_from_wire(put.condition)?;
                 let (id, stamp) = named(put.request)?;
-                let mutation = Mutation { key: put.key, kind: MutationKind::Put(put.value), condition };
+                check_ttl(put.ttl_ms)?;
+                let kind = match put.ttl_ms {
+                    0 => MutationKind::Put(put.value),
+                    ttl_ms => MutationKind::PutExpiring { value: put.value, ttl_ms },
+                };
+                let fence = put.fence.map(fence_from_wire).transpose()?;
+                let mutation = Mutation { key: put.key, kind, condition, fence };
                 Ok(Operation::Mutate(mutation, id, stamp))
             }
             Wire::Delete(delete) => {
                 check_key(&delete.key)?;
                 let condition = condition_from_wire(delete.condition)?;
                 let (id, stamp) = named(delete.request)?;
-                let mutation = Mutation { key: delete.key, kind: MutationKind::Delete, condition };
+                let fence = delete.fence.map(fence_from_wire).transpose()?;
+                let mutation = Mutation { key: delete.key, kind: MutationKind::Delete, condition, fence };
                 Ok(Operation::Mutate(mutation, id, stamp))
             }
         }
+    }
+}
+
+impl From<Page> for v1::Page {
+    fn from(page: Page) -> Self {
+        let items = page.items.into_iter().map(|PageItem { name, seq, value }| v1::Item {
+            key: name,
+            version: seq.0,
+            value_left_out: value.is_none(),
+            value: value.unwrap_or_default(),
+        });
+        let items = items.collect();
+        v1::Page { items, at: page.at.0, more: page.resume.is_some(), resume: page.resume.unwrap_or_default() }
+    }
+}
+
+impl From<v1::Page> for Page {
+    fn from(page: v1::Page) -> Self {
+        let items = page.items.into_iter().map(|item| PageItem {
+            name: item.key,
+            seq: Seq(item.version),
+            value: (!item.value_left_out).then_some(item.value),
+        });
+        Page { items: items.collect(), at: Seq(page.at), resume: page.more.then_some(page.resume) }
     }
 }

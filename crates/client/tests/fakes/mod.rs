@@ -199,6 +199,7 @@ struct FakeNode {
 #[tonic::async_trait]
 impl v1::kv_server::Kv for FakeNode {
     type StreamStream = Boxed<v1::ResponseBatch>;
+    type WatchStream = Boxed<v1::WatchBatch>;
 
     async fn stream(
         &self,
@@ -229,6 +230,10 @@ impl v1::kv_server::Kv for FakeNode {
             }
         });
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(outbound))))
+    }
+
+    async fn watch(&self, _: Request<Streaming<v1::WatchRequest>>) -> Result<Response<Boxed<v1::WatchBatch>>, Status> {
+        Err(Status::unimplemented("nobody watches here"))
     }
 
     async fn call(&self, _: Request<v1::Request>) -> Result<Response<v1::Response>, Status> {
@@ -271,7 +276,8 @@ pub(crate) fn id_of(request: &v1::Request) -> v1::RequestId {
     match request.operation.clone().unwrap() {
         Operation::Put(put) => put.request.unwrap(),
         Operation::Delete(delete) => delete.request.unwrap(),
-        Operation::Get(_) => panic!("a read carries no id"),
+        Operation::Transact(transact) => transact.request.unwrap(),
+        Operation::Get(_) | Operation::Collect(_) | Operation::Scan(_) => panic!("a read carries no id"),
     }
 }
 

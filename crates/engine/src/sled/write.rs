@@ -5,6 +5,7 @@ use super::headers::{self, Changes, Header, Slot};
 use super::layout::{self, StoredRecord};
 use super::note::{Note, NoteFile};
 use super::{SledEngine, audit};
+use crate::mutants::{Mutant, on};
 use crate::{ApplyBatch, EngineError, Keyspace, VersionedChange, check_sizes};
 use ::sled::Batch;
 use std::collections::BTreeMap;
@@ -25,10 +26,11 @@ impl SledEngine {
                 Some(header) => *header,
                 None => self.header_to_write(*keyspace)?,
             };
-            if *through < header.applied {
+            if *through < header.applied && !on(Mutant::P1Backwards) {
                 return Err(EngineError::Backwards { keyspace: *keyspace, applied: header.applied, through: *through });
             }
-            headers.insert(*keyspace, Header { applied: *through, ..header });
+            let applied = if on(Mutant::P1Applied) { header.applied } else { *through };
+            headers.insert(*keyspace, Header { applied, ..header });
             changes
                 .extend(of_batch.iter().map(|change| (layout::record_key(*keyspace, &change.key), *keyspace, change)));
         }
@@ -59,7 +61,11 @@ impl SledEngine {
         };
         let mut batch = Batch::default();
         let mut items = 0;
-        for key in self.db.scan_prefix(layout::keyspace_prefix(keyspace)).keys().take(DELETE_STEP_ITEMS) {
+        let mut prefix = &layout::keyspace_prefix(keyspace)[..];
+        if on(Mutant::P5Generations) {
+            prefix = &prefix[..prefix.len() - size_of_val(&keyspace.generation)];
+        }
+        for key in self.db.scan_prefix(prefix).keys().take(DELETE_STEP_ITEMS) {
             batch.remove(key.map_err(|error| self.read_error(keyspace, error))?);
             items += 1;
         }

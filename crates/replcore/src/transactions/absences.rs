@@ -5,18 +5,27 @@
 //! each key that was deleted lately. Of a key that it does not remember it knows this much: it was not deleted after the
 //! newest delete that it has forgotten, or after its term began.
 
+use crate::fingerprint::hash_table;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use std::hash::{Hash, Hasher};
 use types::Seq;
 
 /// Deletes remembered; when there are twice as many, the older half goes at once, so that `floor` rises seldom.
 const REMEMBERED: usize = 4_096;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Absences {
     deleted: FxHashMap<Bytes, Seq>,
     /// No key that is not in `deleted` was deleted after this.
     floor: Seq,
+}
+
+impl Hash for Absences {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hash_table(&self.deleted, hasher);
+        self.floor.hash(hasher);
+    }
 }
 
 impl Absences {

@@ -16,7 +16,7 @@ use types::{
 };
 
 /// An attempt that is not decided.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Attempt {
     /// Who is answered: retries of the request join in.
     pub(super) tokens: Vec<Token>,
@@ -31,7 +31,7 @@ pub(super) struct Attempt {
     pub(super) ticks: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct Participant {
     part: Box<TransactionPart>,
     yes: Option<(Seq, Judgement)>,
@@ -49,7 +49,7 @@ impl Attempt {
 }
 
 /// A transaction that has happened once its entry commits.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Decided {
     seq: Seq,
     succeeded: bool,

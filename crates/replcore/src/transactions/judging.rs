@@ -9,7 +9,7 @@ use types::{
 };
 
 /// What a partition says it found: for each branch its operations' results, with their places in the whole branch.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Judgement {
     /// Whether this partition's conditions hold.
     pub holds: bool,
@@ -39,7 +39,7 @@ impl Judgement {
 }
 
 /// A judgement with all that follows from it here.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Judged {
     pub(super) found: Judgement,
     /// What each branch writes.

@@ -7,20 +7,28 @@
 //!
 //! The table is a part of the primary's memory of its term. It is never taken back: where entries are, the term is over.
 
+use crate::fingerprint::hash_table;
 use crate::mutants::{Mutant, on};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
+use std::hash::{Hash, Hasher};
 use types::AttemptId;
 
 /// A key, and whether it is written (exclusive) or only read (shared).
 pub(crate) type Locked = (Bytes, bool);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Locks {
     by_key: FxHashMap<Bytes, Lock>,
 }
 
-#[derive(Debug, Default)]
+impl Hash for Locks {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        hash_table(&self.by_key, hasher);
+    }
+}
+
+#[derive(Clone, Hash, Debug, Default)]
 struct Lock {
     exclusive: Option<AttemptId>,
     /// The exclusive lock's holder may have been decided elsewhere already: readers wait.
@@ -101,8 +109,18 @@ impl Locks {
 
     /// Whether readers of the key must wait for an outcome.
     pub(crate) fn hides(&self, key: &Bytes) -> bool {
-        let hides = |lock: &Lock| lock.exclusive.is_some() && lock.hides || !lock.ending.is_empty();
-        !on(Mutant::P22Reads) && self.by_key.get(key).is_some_and(hides)
+        !on(Mutant::P22Reads) && self.by_key.get(key).is_some_and(Lock::hides)
+    }
+
+    /// Every key whose readers must wait, by no order.
+    pub(crate) fn hidden(&self) -> impl Iterator<Item = &Bytes> {
+        self.by_key.iter().filter(|(_, lock)| lock.hides()).map(|(key, _)| key)
+    }
+}
+
+impl Lock {
+    fn hides(&self) -> bool {
+        self.exclusive.is_some() && self.hides || !self.ending.is_empty()
     }
 }
 

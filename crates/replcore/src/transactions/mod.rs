@@ -64,12 +64,13 @@ use participant::Prepared;
 use records::{Decision, Staged};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
 use types::{
     AttemptId, Batch, Change, ErrorCode, PartitionId, RecordKey, RecordKind, RequestId, Seq, Stamp, TransactionPart,
 };
 
 /// How old an attempt is: that of the client's request, whatever it takes. The lesser is older.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Age {
     /// When the client first asked, by its clock.
     pub stamp: Stamp,
@@ -78,7 +79,7 @@ pub struct Age {
 }
 
 /// What the primaries of two partitions say to each other about one attempt.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct TransactionMessage {
     /// Which one (P24).
     pub attempt: AttemptId,
@@ -89,7 +90,7 @@ pub struct TransactionMessage {
 }
 
 /// What they say.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum TransactionBody {
     /// From the home: judge this, lock it, and say yes or no.
     Prepare {
@@ -170,7 +171,7 @@ pub enum DoubtStage {
 }
 
 /// One that waits for a key's locks.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(crate) enum Parked {
     Mutate(Token, Proposal),
     Transact(Token, TransactionProposal),
@@ -178,7 +179,7 @@ pub(crate) enum Parked {
 }
 
 /// What follows when an entry is committed.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 enum OnCommit {
     /// A yes.
     Prepared(AttemptId),
@@ -189,7 +190,7 @@ enum OnCommit {
 }
 
 /// One primary's memory of the transactions of its term.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Transactions {
     /// P16: what the state and the log hold of transactions is here.
     rebuilt: bool,
@@ -214,6 +215,15 @@ pub(crate) struct Transactions {
     prepares_parked: FxHashSet<AttemptId>,
     woken: VecDeque<Parked>,
     pub(crate) absences: Absences,
+}
+
+impl Hash for Transactions {
+    /// What is left out follows from the rest.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let Transactions { rebuilt, locks, counter, attempts, prepared, decided, finished, .. } = self;
+        (rebuilt, locks, counter, attempts, prepared, decided, finished).hash(hasher);
+        (&self.commits, &self.parked, &self.woken, &self.absences).hash(hasher);
+    }
 }
 
 impl Transactions {

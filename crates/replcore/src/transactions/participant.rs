@@ -11,7 +11,7 @@ use types::limits::TRANSACTION_READ_BYTES_MAX;
 use types::{AttemptId, Batch, Change, ErrorCode, RecordKey, RecordKind, Seq, TransactionPart};
 
 /// What is locked and staged here for an attempt.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Prepared {
     /// The entry that did it.
     pub(super) seq: Seq,

@@ -13,7 +13,7 @@ use types::{Change, MalformedBatch, PartitionId, RecordKey, Seq};
 const VERSION: u8 = 1;
 
 /// What a participant holds for an attempt.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Staged {
     /// Keys that are locked and not written.
     pub(crate) read: Vec<Bytes>,

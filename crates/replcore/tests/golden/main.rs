@@ -25,6 +25,8 @@ macro_rules! scripts {
 }
 
 scripts![
+    expiry,
+    fence,
     learner,
     mismatch,
     read,
@@ -38,6 +40,7 @@ scripts![
     rule_14,
     rule_16,
     rule_23,
+    scan,
     scenario_01,
     scenario_02,
     scenario_03,
@@ -60,5 +63,6 @@ scripts![
     takeover,
     takeover_conflict,
     transaction,
+    watch,
     write,
 ];

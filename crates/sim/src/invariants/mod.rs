@@ -5,9 +5,11 @@
 
 mod acknowledged;
 mod applied;
+mod fences;
 mod once;
 mod prefixes;
 mod promises;
+mod readers;
 mod rest;
 mod serving;
 mod terms;
@@ -16,10 +18,12 @@ mod truncation;
 pub(crate) use rest::{Standstill, nodes as nodes_at_rest};
 
 use crate::disk::{Disk, Folds};
+use crate::queue::Micros;
+use replcore::Fed;
 use replcore::{Apply, Message, PersistRecord, Replica};
 use std::collections::BTreeMap;
 use std::fmt;
-use types::{EntryId, NodeId, PartitionId, RequestId, Term, View};
+use types::{EntryId, Fence, NodeId, Page, PageQuery, PartitionId, RequestId, Seq, Term, View};
 
 /// Which rule of the world was broken, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,9 +48,13 @@ type Verdict = Result<(), String>;
 pub(crate) struct Watch {
     violation: Option<Violation>,
     chosen: prefixes::Chosen,
+    fences: fences::Fences,
     once: once::Once,
     serving: serving::Serving,
     terms: terms::Terms,
+    living: readers::Living,
+    /// By partition, the highest version that was acknowledged.
+    acknowledged: Vec<Seq>,
 }
 
 /// Where a step happened, and what the disks hold.
@@ -84,9 +92,12 @@ impl Watch {
         Watch {
             violation: None,
             chosen: prefixes::Chosen::new(nodes, partitions),
+            fences: fences::Fences::default(),
             once: once::Once::new(partitions),
             serving: serving::Serving::default(),
             terms: terms::Terms::new(nodes, partitions),
+            living: readers::Living::default(),
+            acknowledged: vec![Seq(0); partitions as usize],
         }
     }
 
@@ -105,6 +116,11 @@ impl Watch {
         }
     }
 
+    /// A client sends a fenced write.
+    pub(crate) fn fenced(&mut self, request: RequestId, fence: &Fence) {
+        self.fences.asked(request, fence);
+    }
+
     /// A replica is about to write a record.
     pub(crate) fn writing(&mut self, scene: Scene<'_>, record: &PersistRecord) {
         if matches!(record, PersistRecord::Reset(_)) {
@@ -115,7 +131,7 @@ impl Watch {
     }
 
     /// A replica has taken a step; its effects are carried out.
-    pub(crate) fn stepped(&mut self, scene: Scene<'_>, replica: &Replica) {
+    pub(crate) fn stepped(&mut self, now: Micros, scene: Scene<'_>, replica: &Replica) {
         let base = replica.base();
         let verdict = self.terms.promised(scene, base.promised);
         self.note("terms", scene, verdict);
@@ -127,6 +143,10 @@ impl Watch {
                     self.note("acknowledged", scene, verdict);
                     let verdict = self.once.committed(scene.partition, &entry);
                     self.note("once", scene, verdict);
+                    let verdict = self.living.committed(now, scene.partition, &entry);
+                    self.note("expiry", scene, verdict);
+                    let verdict = self.fences.committed(scene.partition, &entry);
+                    self.note("fences", scene, verdict);
                 }
                 Err(what) => return self.note("prefixes", scene, Err(what)),
             }
@@ -142,6 +162,8 @@ impl Watch {
 
     /// A write is answered as done.
     pub(crate) fn acknowledging(&mut self, scene: Scene<'_>, replica: &Replica, version: types::Seq, durable_on: u32) {
+        let highest = &mut self.acknowledged[scene.partition.0 as usize];
+        *highest = version.max(*highest);
         let members = self.terms.members(scene.partition);
         let verdict = acknowledged::check(scene, replica, members, version, durable_on);
         self.note("acknowledged", scene, verdict);
@@ -178,6 +200,35 @@ impl Watch {
     /// Whether some partition has committed what this request asks.
     pub(crate) fn was_done(&self, request: RequestId) -> bool {
         self.once.was_done(request)
+    }
+
+    /// The highest version that was acknowledged in a partition.
+    pub(crate) fn acknowledged(&self, partition: PartitionId) -> Seq {
+        self.acknowledged[partition.0 as usize]
+    }
+
+    /// The last entry that is committed in a partition.
+    pub(crate) fn end(&self, partition: PartitionId) -> Seq {
+        self.chosen.end(partition)
+    }
+
+    /// A partition with a key that will expire.
+    pub(crate) fn expiring(&self) -> Option<PartitionId> {
+        self.living.any()
+    }
+
+    /// A scanner was given a page.
+    pub(crate) fn scanned(&mut self, partition: PartitionId, query: &PageQuery, page: &Page, floor: Seq) {
+        if let Err(what) = readers::scanned(&self.chosen, partition, query, page, floor) {
+            self.violated("scanned", format!("{partition}: {what}"));
+        }
+    }
+
+    /// A watcher was told something.
+    pub(crate) fn fed(&mut self, partition: PartitionId, after: Seq, fed: &Fed) {
+        if let Err(what) = readers::fed(&self.chosen, partition, after, fed) {
+            self.violated("watched", format!("{partition}: {what}"));
+        }
     }
 
     /// Committed entries, over all partitions.

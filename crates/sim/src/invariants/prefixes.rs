@@ -23,6 +23,10 @@ impl Chosen {
         self.entries[partition.0 as usize].get(seq.0.checked_sub(1)? as usize)
     }
 
+    pub(super) fn end(&self, partition: PartitionId) -> Seq {
+        Seq(self.entries[partition.0 as usize].len() as u64)
+    }
+
     pub(super) fn count(&self) -> u64 {
         self.entries.iter().map(|entries| entries.len() as u64).sum()
     }

@@ -17,6 +17,8 @@ pub(crate) enum Standstill {
     Behind { partition: PartitionId, node: NodeId, what: String },
     Differs { partition: PartitionId, node: NodeId, from: NodeId },
     Waiting { client: usize },
+    Watching { partition: PartitionId },
+    Expiring(PartitionId),
     Moving(PartitionId),
     ToMove(viewcore::plan::moving::PlannedMove),
     Surplus { partition: PartitionId, node: NodeId },
@@ -39,6 +41,8 @@ impl fmt::Display for Standstill {
             Standstill::InDoubt { partition, what } => {
                 write!(f, "{partition} has transactions that are not over: {what}")
             }
+            Standstill::Watching { partition } => write!(f, "a watcher of {partition} lacks something"),
+            Standstill::Expiring(partition) => write!(f, "a key of {partition} has not expired yet"),
             Standstill::Waiting { client } => write!(f, "client {client} waits for an answer"),
         }
     }

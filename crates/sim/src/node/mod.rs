@@ -5,6 +5,7 @@
 //! network go on.
 
 mod replicas;
+mod serving;
 mod session;
 mod work;
 
@@ -12,10 +13,12 @@ use crate::context::Context;
 use crate::happening::{Envelope, Input, Process, Request};
 use crate::network::Place;
 use crate::queue::{MS, Micros};
+use crate::readers::Subscription;
+use bytes::Bytes;
 use replcore::{Recovered, Replica, Token, TransactionMessage};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use types::{Epoch, Incarnation, NodeId, PartitionId, Term};
+use types::{Epoch, Incarnation, NodeId, PartitionId, Seq, Term};
 
 const RECONNECT_EVERY: Micros = 60 * MS;
 /// Milliseconds since 1970 when a world begins: any number that no skew makes negative.
@@ -53,6 +56,10 @@ struct Running {
     requests: BTreeMap<Token, Request>,
     tokens: u64,
     serving: BTreeMap<PartitionId, Term>,
+    /// Who watches, and what it has been told.
+    watchers: BTreeMap<(PartitionId, usize), Subscription>,
+    /// Versions that will expire.
+    timers: BTreeMap<(PartitionId, Bytes), Seq>,
     /// Records before the first place can go once everything before the second is synced.
     cut: Option<(u64, u64)>,
 }
@@ -138,6 +145,8 @@ impl Node {
             requests: BTreeMap::new(),
             tokens: start << 32,
             serving: BTreeMap::new(),
+            watchers: BTreeMap::new(),
+            timers: BTreeMap::new(),
             cut: None,
         });
         self.paused = false;
@@ -197,6 +206,12 @@ impl Node {
     pub(crate) fn request(&mut self, ctx: &mut Context, request: Request) {
         if self.is_up() {
             self.take(ctx, Input::Request(request));
+        }
+    }
+
+    pub(crate) fn subscribe(&mut self, ctx: &mut Context, subscription: Subscription) {
+        if self.is_accepted() {
+            self.take(ctx, Input::Subscribe(subscription));
         }
     }
 

@@ -3,9 +3,13 @@
 use super::{Name, Node};
 use crate::context::Context;
 use crate::disk::{Disk, Kept};
-use crate::happening::{Envelope, Happening, Input, Job, Process, ToGroup};
+use crate::faults::Fault;
+use crate::happening::{Envelope, Group as OfGroup, Happening, Input, Job, Process, ToGroup};
 use crate::invariants::Scene;
 use crate::network::Place;
+use crate::queue::MS;
+use crate::trap::{Act, When};
+use crate::world::PEACE;
 use bytes::Bytes;
 use replcore::{Answer, Apply, Body, Effect, Event, Message, State, StateDamaged, TransactionMessage};
 use std::collections::BTreeMap;
@@ -43,11 +47,14 @@ impl Node {
         let mut effects = Vec::new();
         replica.step(event, &state, &mut effects);
         for effect in effects {
+            if self.process.is_none() {
+                return;
+            }
             self.carry_out(ctx, partition, effect);
         }
         let Some(process) = &self.process else { return };
         let scene = scene(self.place, process.start, partition, &ctx.disks, &ctx.places, &ctx.lost);
-        ctx.watch.stepped(scene, &process.replicas[partition.0 as usize]);
+        ctx.watch.stepped(ctx.now, scene, &process.replicas[partition.0 as usize]);
     }
 
     pub(super) fn apply(&mut self, ctx: &mut Context, partition: PartitionId) {
@@ -87,11 +94,53 @@ impl Node {
                 let records = disk.page(partition, generation, after.as_ref(), bytes_max);
                 self.take(ctx, Input::StateRead { partition, to, snapshot, records });
             }
+            Job::Scan { partition, token, generation, query } => {
+                let (applied, records, ended) = disk.scan(partition, generation, &query);
+                // Another thread's: what is applied meanwhile may be heard of first.
+                let input = Input::Scanned { partition, token, applied, records, ended };
+                let delay = ctx.random.between(1, ctx.plan.apply_max);
+                if let Some(start) = self.start_number() {
+                    ctx.process(delay, self.place, start, Process::Input(input));
+                }
+            }
             Job::Delete { partition, generation } => disk.delete(partition, generation),
         }
     }
 
-    pub(super) fn carry_out(&mut self, ctx: &mut Context, partition: PartitionId, effect: Effect) {
+    /// Carries an effect out, unless the process dies of it.
+    fn carry_out(&mut self, ctx: &mut Context, partition: PartitionId, effect: Effect) {
+        let act = Act::of(&effect).filter(|_| ctx.now > PEACE && !ctx.healed);
+        let (Some(act), Some(replica)) = (act, self.replica(partition)) else {
+            return self.do_carry_out(ctx, partition, effect);
+        };
+        match ctx.trap.springs(act, replica.role().into()) {
+            None => self.do_carry_out(ctx, partition, effect),
+            Some(When::Before) => self.die(ctx),
+            Some(When::After) => {
+                self.do_carry_out(ctx, partition, effect);
+                if let Act::Writes(_) = act {
+                    let disk = &mut ctx.disks[self.place];
+                    let end = disk.end();
+                    disk.sync(end);
+                }
+                self.die(ctx);
+            }
+        }
+    }
+
+    /// In the middle of a step; somebody starts it again.
+    fn die(&mut self, ctx: &mut Context) {
+        let (place, start) = (self.place, self.start_number());
+        self.crash(ctx);
+        if let (Some(node), Some(start)) = (ctx.disks[place].id, start) {
+            let delay = ctx.between(MS, 40 * MS);
+            ctx.after(delay, Happening::Group(OfGroup::SessionEnded { node, start }));
+        }
+        let delay = ctx.between(MS, 600 * MS);
+        ctx.after(delay, Happening::Fault(Fault::Restart(place)));
+    }
+
+    fn do_carry_out(&mut self, ctx: &mut Context, partition: PartitionId, effect: Effect) {
         let Some(process) = &mut self.process else { return };
         let (place, start, now) = (self.place, process.start, ctx.now);
         let name = Name(place, ctx.disks[place].id);
@@ -158,9 +207,17 @@ impl Node {
                         ctx.watch.serving(scene, ctx.disks[place].id.unwrap_or_default(), term);
                         process.serving.insert(partition, term);
                     }
-                    None => drop(process.serving.remove(&partition)),
+                    None => {
+                        process.serving.remove(&partition);
+                        process.timers.retain(|(of, _), _| *of != partition);
+                    }
                 }
             }
+            Effect::ScanState { token, generation, query } => {
+                self.order(ctx, Job::Scan { partition, token, generation, query });
+            }
+            Effect::Expiring { key, expiry } => self.key_expires(ctx, partition, key, expiry),
+            Effect::ExpiryOver { keys } => self.expiry_over(ctx, partition, keys),
             Effect::DeleteData { generation } => self.order(ctx, Job::Delete { partition, generation }),
             Effect::ReadState { to, snapshot, generation, after, bytes_max } => {
                 ctx.counts.snapshots += u64::from(after.is_none());

@@ -19,6 +19,7 @@ impl Node {
             self.step(ctx, *partition, Event::Flush);
         }
         for partition in touched {
+            self.feed(ctx, partition);
             self.apply(ctx, partition);
         }
         self.sync(ctx);
@@ -55,6 +56,18 @@ impl Node {
             Input::Expire { partition, token } => {
                 if self.process.as_ref().is_some_and(|process| process.requests.contains_key(&token)) {
                     one(self, ctx, partition, Event::Expire { tokens: vec![token] });
+                }
+            }
+            Input::Scanned { partition, token, applied, records, ended } => {
+                one(self, ctx, partition, Event::Scanned { token, applied, records, ended });
+            }
+            Input::Subscribe(subscription) => {
+                touched.insert(subscription.partition);
+                self.watch(subscription);
+            }
+            Input::KeyExpired { partition, key, version } => {
+                if self.key_expired(ctx, partition, &key, version) {
+                    one(self, ctx, partition, Event::Expired { keys: vec![(key, version)] });
                 }
             }
             Input::Damaged(partition) => one(self, ctx, partition, Event::Damaged),
@@ -137,6 +150,7 @@ impl Node {
         let (token, partition) = (Token(process.tokens), request.partition);
         let event = match &request.ask {
             Ask::Get(key) => Event::Read { token, key: key.clone() },
+            Ask::Page(query) => Event::ReadPage { token, query: query.clone() },
             Ask::Mutate { id, stamp, mutation } => {
                 let (id, stamp, mutation) = (*id, *stamp, mutation.clone());
                 Event::Mutate { token, proposal: Proposal { id, stamp, mutation, forget_before } }

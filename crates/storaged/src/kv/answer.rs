@@ -1,6 +1,5 @@
 //! A replica's answer as the client hears it.
 
-use crate::clock;
 use crate::kv::transactions;
 use replcore::Answer;
 use types::{ErrorCode, NodeId, PartitionId, View};
@@ -19,11 +18,13 @@ pub(crate) fn response(number: u64, me: NodeId, partition: PartitionId, answer: 
         Answer::Transacted { outcome, durable_on, term } => transactions::transacted(outcome, durable_on, term),
         Answer::Collected(collected) => transactions::collected(collected),
         Answer::Found(record) => Wire::Found(v1::Found { value: record.value, version: record.seq.0 }),
+        Answer::Page(page) => Wire::Page(page.into()),
         Answer::NotFound => Wire::NotFound(v1::NotFound {}),
         Answer::ConditionFailed { version } => Wire::ConditionFailed(v1::ConditionFailed {
             present: version.is_some(),
             version: version.map_or(0, |version| version.0),
         }),
+        Answer::Fenced { newest } => Wire::Fenced(v1::WriteFenced { newest: newest.0 }),
         Answer::Error(code) => return refusal(number, me, Some(partition), code, None, Some(view)),
     };
     v1::Response { number, node: me.0, result: Some(result), ..Default::default() }
@@ -47,7 +48,8 @@ pub(crate) fn refusal(
         result: Some(Wire::Error(wire::convert::error(code, format!("{place}: {what}")))),
         epoch: view.map_or(0, |view| view.epoch.0),
         primary_hint: primary.map_or(0, |primary| primary.0),
-        server_time_ms: if code == ErrorCode::StampTooOld { clock::calendar_ms() } else { 0 },
+        // Where it matters, who knows the partition's sets it.
+        server_time_ms: 0,
     }
 }
 

@@ -158,6 +158,9 @@ impl Connection {
 fn answer_bytes(answer: &v1::Response) -> usize {
     let variable = match &answer.result {
         Some(v1::response::Result::Found(found)) => found.value.len(),
+        Some(v1::response::Result::Page(page)) => {
+            page.items.iter().map(|item| ANSWER_OVERHEAD_BYTES + item.key.len() + item.value.len()).sum()
+        }
         Some(v1::response::Result::Error(error)) => error.message.len(),
         Some(result) => transactions::answer_bytes(result),
         None => 0,

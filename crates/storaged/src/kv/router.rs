@@ -1,6 +1,6 @@
 //! Where a request goes: to a shard here, once to the node that serves its partition, or back with a refusal.
 
-use crate::clock::{self, Moment};
+use crate::clock::Moment;
 use crate::gate::{Gate, Node};
 use crate::kv::answer::refusal;
 use crate::kv::connection::{Connection, OPEN_MAX};
@@ -36,12 +36,11 @@ pub(crate) async fn dispatch(gate: &Gate, connection: &Arc<Connection>, batch: v
     };
     let view = node.view.borrow().clone();
     let now = node.clock.now();
-    let calendar_ms = clock::calendar_ms();
     let mut by_shard: Vec<Vec<Incoming>> = Vec::new();
     by_shard.resize_with(node.shards.count(), Vec::new);
     for (index, request) in batch.requests.into_iter().enumerate() {
         let number = request.number;
-        match sort(node, &view, request, now, calendar_ms, index >= OPEN_MAX) {
+        match sort(node, &view, request, now, index >= OPEN_MAX) {
             Sorted::Here(incoming) => by_shard[node.shards.index_of(incoming.partition)].push(incoming),
             Sorted::Refused(partition, code, detail) => {
                 connection.answer_now(refusal(number, node.me.node, partition, code, detail, Some(&view)));
@@ -110,7 +109,7 @@ enum Sorted {
     Refused(Option<PartitionId>, ErrorCode, Option<String>),
 }
 
-fn sort(node: &Node, view: &View, request: v1::Request, now: Moment, calendar_ms: u64, too_many: bool) -> Sorted {
+fn sort(node: &Node, view: &View, request: v1::Request, now: Moment, too_many: bool) -> Sorted {
     if too_many {
         return Sorted::Refused(None, ErrorCode::Overloaded, None);
     }
@@ -119,13 +118,11 @@ fn sort(node: &Node, view: &View, request: v1::Request, now: Moment, calendar_ms
         Ok(operation) => operation,
         Err(malformed) => return Sorted::Refused(None, ErrorCode::Invalid, Some(malformed.to_string())),
     };
-    if let Some(stamp) = operation.stamp()
-        && clock::is_too_far_ahead(stamp, calendar_ms)
-    {
-        let detail = "the request's stamp is far ahead of this node's clock; set the client's clock".to_owned();
-        return Sorted::Refused(None, ErrorCode::StampTooOld, Some(detail));
+    let partition = operation.partition(view.partition_count);
+    if partition.0 >= view.partition_count.get() {
+        let detail = format!("there is no {partition}; the cluster has {} partitions", view.partition_count.get());
+        return Sorted::Refused(None, ErrorCode::Invalid, Some(detail));
     }
-    let partition = view.partition_of(operation.key());
     if let Operation::Collect(keys) = &operation
         && keys.iter().any(|key| view.partition_of(key) != partition)
     {
@@ -154,7 +151,8 @@ fn sort(node: &Node, view: &View, request: v1::Request, now: Moment, calendar_ms
 fn forward(node: Arc<Node>, connection: Arc<Connection>, request: v1::Request, partition: PartitionId, address: &str) {
     counter!("storaged_forwarded_total").increment(1);
     let number = request.number;
-    let reads = matches!(request.operation, Some(v1::request::Operation::Get(_) | v1::request::Operation::Collect(_)));
+    use v1::request::Operation::{Collect, Get, Scan};
+    let changes = !matches!(request.operation, Some(Get(_) | Collect(_) | Scan(_)));
     let patience = Duration::from_millis(u64::from(request.timeout_ms + FORWARDING_MS / 2));
     let sent = node.streams.send(address, request, patience);
     tokio::spawn(async move {
@@ -162,7 +160,7 @@ fn forward(node: Arc<Node>, connection: Arc<Connection>, request: v1::Request, p
             Ok(response) => v1::Response { number, ..response },
             Err(unanswered) => {
                 // P29: what may have arrived may happen.
-                let code = match unanswered.may_have_arrived && !reads {
+                let code = match unanswered.may_have_arrived && changes {
                     true => ErrorCode::Unknown,
                     false => ErrorCode::Unavailable,
                 };

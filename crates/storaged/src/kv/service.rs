@@ -3,6 +3,8 @@
 use crate::gate::Gate;
 use crate::kv::connection::Connection;
 use crate::kv::router;
+use crate::watch;
+use crate::watch::service::Parts;
 use futures::Stream;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,12 +28,17 @@ impl KvService {
 #[tonic::async_trait]
 impl Kv for KvService {
     type StreamStream = Answers;
+    type WatchStream = Parts;
 
     async fn stream(&self, request: Request<Streaming<v1::RequestBatch>>) -> Result<Response<Answers>, Status> {
         let connection = Arc::new(Connection::default());
         let answers = Answers { connection: connection.clone(), gate: self.gate.clone() };
         tokio::spawn(read(request.into_inner(), connection, self.gate.clone()));
         Ok(Response::new(answers))
+    }
+
+    async fn watch(&self, request: Request<Streaming<v1::WatchRequest>>) -> Result<Response<Parts>, Status> {
+        Ok(Response::new(watch::service::begin(&self.gate, request.into_inner()).await?))
     }
 
     async fn call(&self, request: Request<v1::Request>) -> Result<Response<v1::Response>, Status> {

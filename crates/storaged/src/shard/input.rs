@@ -2,8 +2,11 @@
 
 use crate::clock::Moment;
 use crate::kv::connection::Connection;
+use crate::watch::feeds::Wanted;
+use crate::watch::watcher::Watcher;
+use bytes::Bytes;
 use engine::Keyspace;
-use replcore::{Message, PersistIndex, SnapshotId, TransactionMessage};
+use replcore::{Message, PersistIndex, SnapshotId, Token, TransactionMessage};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use types::{EntryId, Epoch, NodeId, PartitionId, Record, RecordKey, Seq, Term, View};
@@ -70,6 +73,17 @@ pub(crate) enum Input {
     /// The state is on disk as of the last drain: trim, write the bases again; answered, once those are on disk, with
     /// the oldest segment of the log that the shard still needs (`None`: none).
     Checkpointed(oneshot::Sender<Option<SegmentNumber>>),
+    /// A client watches partitions.
+    Watch {
+        /// Who is told.
+        watcher: Arc<Watcher>,
+        /// What, from where on.
+        wanted: Vec<Wanted>,
+    },
+    /// A watcher that was refused has room again.
+    WatchRoom(Arc<Watcher>),
+    /// Tell a watcher how far it is, or forget it if it has gone.
+    WatchProgress(Arc<Watcher>),
     /// Finish: answer what is open, then end.
     Stop,
 }
@@ -106,6 +120,21 @@ pub(crate) enum Completion {
         /// In order; none: the end.
         records: Vec<(RecordKey, Record)>,
     },
+    /// A page of the state was read for a client.
+    Scanned {
+        /// Of which partition.
+        partition: PartitionId,
+        /// For whom.
+        token: Token,
+        /// What the state held then.
+        applied: Seq,
+        /// By name.
+        records: Vec<(Bytes, Record)>,
+        /// There are no more.
+        ended: bool,
+    },
+    /// Somebody who watches is behind and was given a piece of the log: there is more.
+    CatchUp,
     /// The state could not take what it was given because a partition's data there is damaged (P3).
     Damaged(PartitionId),
 }

@@ -23,6 +23,8 @@ mod slot;
 #[cfg(test)]
 mod tests;
 mod ticks;
+mod timers;
+mod watches;
 pub(crate) mod worker;
 
 pub(crate) use burst::SentOut;

@@ -11,6 +11,9 @@ use crate::kv::connection::Connection;
 use crate::me::Me;
 use crate::peer::Links;
 use crate::reports::Reports;
+use crate::scanner::Scanner;
+use crate::watch::feeds::Wanted;
+use crate::watch::watcher::{Filter, Watcher};
 use bytes::Bytes;
 use engine::{Engine, Fault, FaultyEngine, Keyspace, MemoryEngine, Operation as Call};
 use futures::future::poll_fn;
@@ -22,7 +25,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use types::{
     ClusterId, Condition, Configuration, Epoch, ErrorCode, Generation, Incarnation, Mutation, MutationKind, NodeId,
-    PartitionCount, PartitionId, RequestId, Stamp, Term, Transaction, TransactionOperation, View,
+    PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, Transaction, TransactionOperation, View,
 };
 use wal::{Records, SegmentNumber};
 use wire::convert::Operation;
@@ -109,6 +112,7 @@ impl Bench {
         let fatal = Arc::new(Fatal::default());
         let (applier, _thread) = Applier::spawn(engine.clone(), fatal.clone()).unwrap();
         let (filler, _reader) = Filler::spawn(engine.clone(), fatal.clone()).unwrap();
+        let (scanner, _scans) = Scanner::spawn(engine.clone(), fatal.clone()).unwrap();
         let journal = Arc::new(HeldJournal::default());
         journal.let_through(true);
         journal.begin_segment(1);
@@ -124,6 +128,7 @@ impl Bench {
             engine: engine.clone(),
             applier: applier.clone(),
             filler,
+            scanner,
             journal: journal.clone(),
             shards: Shards::new(vec![shard.clone()]),
             links: Arc::new(Links::default()),
@@ -176,7 +181,8 @@ fn get(partition: u32, key: &str) -> Incoming {
 
 fn put(number: u64, partition: u32, key: &str, value: &'static str) -> Incoming {
     let kind = MutationKind::Put(Bytes::from_static(value.as_bytes()));
-    let mutation = Mutation { key: Bytes::copy_from_slice(key.as_bytes()), kind, condition: Condition::None };
+    let mutation =
+        Mutation { key: Bytes::copy_from_slice(key.as_bytes()), kind, condition: Condition::None, fence: None };
     let operation = Operation::Mutate(mutation, RequestId { client: 1, counter: number }, Stamp(calendar_ms()));
     Incoming { number, partition: PartitionId(partition), operation, deadline: FAR }
 }
@@ -323,4 +329,80 @@ async fn a_transaction_over_partitions_of_one_shard() {
     for (partition, key) in [(0, &home), (2, &other)] {
         assert!(matches!(bench.ask(get(partition, key)).await, Outcome::Found(_)), "{key}");
     }
+}
+
+async fn parts(watcher: &Watcher) -> Vec<v1::WatchPart> {
+    poll_fn(|context| watcher.poll_parts(context)).await.unwrap()
+}
+
+/// Guards against a slow watcher that holds up others, fills the memory, or misses what it had no room for.
+#[tokio::test]
+async fn a_watcher_without_room_reads_the_log_later() {
+    let bench = Bench::serving().await;
+    let (slow, quick) = (Arc::new(Watcher::new(Filter::Prefix(Bytes::new()))), Arc::new(Watcher::new(key_filter("k"))));
+    let wanted = vec![Wanted { number: 7, partition: PartitionId(2), after: Seq(0) }];
+    for watcher in [&slow, &quick] {
+        bench.shard.send(Input::Watch { watcher: watcher.clone(), wanted: wanted.clone() }).await;
+        assert_eq!(parts(watcher).await[0].through, 1, "the term's own entry");
+    }
+    // More than a queue holds; nobody reads.
+    let large: &'static str = "v".repeat(100 << 10).leak();
+    for number in 0..30 {
+        bench.ask(put(number, 2, if number == 29 { "k" } else { "other" }, large)).await;
+    }
+    let mut told = Vec::new();
+    while told.is_empty() {
+        // Parts that say only how far it is come before.
+        told.extend(parts(&quick).await.into_iter().flat_map(|part| part.changes));
+    }
+    assert_eq!(told.len(), 1, "who keeps up is told at once, and only of its key");
+    let room = tokio::spawn({
+        let (slow, shard) = (slow.clone(), bench.shard.clone());
+        async move {
+            slow.room().await;
+            shard.send(Input::WatchRoom(slow)).await;
+        }
+    });
+    let (mut versions, mut after) = (Vec::new(), 1);
+    while versions.len() < 30 {
+        for part in parts(&slow).await {
+            assert_eq!((part.after, part.subscription), (after, 7), "a part begins where the last one ended");
+            after = part.through;
+            versions.extend(part.changes.iter().map(|change| change.version));
+        }
+    }
+    room.await.unwrap();
+    assert!(versions.into_iter().eq(2..=31));
+    bench.shard.send(Input::Stop).await;
+    assert!(parts(&slow).await.last().unwrap().end.is_some(), "the end is told");
+}
+
+fn key_filter(key: &'static str) -> Filter {
+    Filter::Key(Bytes::from_static(key.as_bytes()))
+}
+
+/// Guards against a key that stays when its time is over, or goes for a version that is not there any more.
+#[tokio::test]
+async fn a_key_whose_time_is_over_goes() {
+    let bench = Bench::serving().await;
+    let watcher = Arc::new(Watcher::new(Filter::Prefix(Bytes::new())));
+    let wanted = vec![Wanted { number: 1, partition: PartitionId(1), after: Seq(0) }];
+    bench.shard.send(Input::Watch { watcher: watcher.clone(), wanted }).await;
+    let expiring = |number, key: &str| {
+        let mut request = put(number, 1, key, "value");
+        let Operation::Mutate(mutation, ..) = &mut request.operation else { panic!("a put is a mutation") };
+        mutation.kind = MutationKind::PutExpiring { value: Bytes::from_static(b"value"), ttl_ms: 20 };
+        request
+    };
+    bench.ask(expiring(1, "stays")).await;
+    bench.ask(put(2, 1, "stays", "value")).await;
+    bench.ask(expiring(3, "goes")).await;
+    let mut deleted = Vec::new();
+    while deleted.is_empty() {
+        let told = parts(&watcher).await.into_iter().flat_map(|part| part.changes);
+        deleted.extend(told.filter(|change| change.value.is_none()).map(|change| change.key));
+    }
+    assert_eq!(deleted, ["goes"]);
+    assert!(matches!(bench.ask(get(1, "goes")).await, Outcome::NotFound(_)));
+    assert!(matches!(bench.ask(get(1, "stays")).await, Outcome::Found(_)));
 }

@@ -6,6 +6,7 @@ use crate::clock;
 use crate::reports::DOUBTS_MAX;
 use crate::shard::worker::{TICK_MS, Worker};
 use replcore::{DoubtStage, Event, InDoubt};
+use std::time::Duration;
 use types::PartitionId;
 
 /// Followers that are behind are reported every so many ticks.
@@ -109,11 +110,29 @@ impl Worker {
         }
     }
 
+    /// How long until the first key expires.
+    pub(super) fn until_timer(&self) -> Duration {
+        let due = self.timers.next().unwrap_or(self.now);
+        Duration::from_millis(due.0.saturating_sub(self.parts.clock.now().0))
+    }
+
+    /// Keys whose time is over: their replicas decide.
+    pub(super) fn propose_expired(&mut self) {
+        if self.timers.next().is_none_or(|due| due > self.now) || self.stopping.is_some() {
+            return;
+        }
+        for (place, keys) in self.timers.take_due(self.now) {
+            self.step(place, Event::Expired { keys });
+        }
+    }
+
     /// P28: requests are forgotten even where nothing is being written.
     pub(super) fn forget(&mut self) {
-        let before = clock::forget_before();
+        let calendar_ms = clock::calendar_ms();
         for place in 0..self.slots.len() {
             let Some(slot) = self.slot(place) else { continue };
+            let Some(newest) = slot.replica.newest_request() else { continue };
+            let before = clock::forget_at_rest(calendar_ms, newest);
             if slot.replica.oldest_request().is_some_and(|oldest| oldest < before) {
                 self.step(place, Event::Forget { before });
             }

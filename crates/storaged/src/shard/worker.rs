@@ -11,20 +11,25 @@ use crate::meters::ShardMeters;
 use crate::peer::Links;
 use crate::peer::link::Era;
 use crate::reports::Reports;
+use crate::scanner::{Scan, Scanner};
 use crate::shard::burst::Burst;
 use crate::shard::input::{Completion, Incoming, Input, Persisted, Shards};
 use crate::shard::lag::Lag;
 use crate::shard::open::{Open, OpenRequest};
 use crate::shard::retention::Retention;
 use crate::shard::slot::{PartitionState, Slot};
+use crate::shard::timers::Timers;
+use crate::watch::feeds::Feeds;
 use engine::{Engine, Keyspace};
-use replcore::{Body, Effect, Event, Message, Proposal, Replica, Settings, TransactionMessage, TransactionProposal};
+use replcore::{
+    Answer, Body, Effect, Event, Message, Proposal, Replica, Settings, TransactionMessage, TransactionProposal,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
-use types::{ErrorCode, NodeId, PartitionId, View};
+use types::{ErrorCode, NodeId, PartitionId, Stamp, View};
 use wal::SegmentNumber;
 use wire::convert::Operation;
 
@@ -59,6 +64,8 @@ pub(crate) struct Parts {
     pub(crate) applier: Applier,
     /// The applied state, for snapshots.
     pub(crate) filler: Filler,
+    /// The applied state, for clients' scans.
+    pub(crate) scanner: Scanner,
     /// The write-ahead log.
     pub(crate) journal: Arc<dyn Journal>,
     /// All shards of the node, by index: partitions speak to each other.
@@ -100,6 +107,8 @@ pub(crate) struct Worker {
     pub(super) stopping: Option<Moment>,
     pub(super) completions: mpsc::UnboundedSender<Completion>,
     pub(super) meters: ShardMeters,
+    pub(super) feeds: Feeds,
+    pub(super) timers: Timers,
     completed: mpsc::UnboundedReceiver<Completion>,
     peers: BTreeMap<NodeId, Option<Era>>,
     burst: Burst,
@@ -131,6 +140,8 @@ impl Worker {
             stopping: None,
             completions,
             meters: ShardMeters::new(parts.index),
+            feeds: Feeds::default(),
+            timers: Timers::default(),
             completed,
             peers: BTreeMap::new(),
             burst: Burst::default(),
@@ -166,6 +177,7 @@ impl Worker {
         self.change_view(&self.parts.view.clone());
         self.end_burst();
         while !self.failed && !self.is_finished() {
+            let (until_timer, any_timer) = (self.until_timer(), self.timers.next().is_some());
             tokio::select! {
                 biased;
                 Some(completion) = self.completed.recv() => {
@@ -178,6 +190,9 @@ impl Worker {
                     self.on_input(input);
                 }
                 _ = ticker.tick(), if self.wants_ticks() => self.now = self.parts.clock.now(),
+                () = tokio::time::sleep(until_timer), if any_timer => {
+                    self.now = self.parts.clock.now();
+                }
                 _ = forgetting.tick() => {
                     self.now = self.parts.clock.now();
                     self.forget();
@@ -189,6 +204,7 @@ impl Worker {
             if self.now >= self.last_tick.after_ms(TICK_MS) && self.wants_ticks() {
                 self.on_tick();
             }
+            self.propose_expired();
             self.end_burst();
         }
         tracing::debug!(shard = self.parts.index, "the shard has ended");
@@ -241,6 +257,9 @@ impl Worker {
             }
             Input::Drain(done) => self.lag.ask_to_drain(done),
             Input::Checkpointed(done) => self.trim(done),
+            Input::Watch { watcher, wanted } => self.watch(&watcher, wanted),
+            Input::WatchRoom(watcher) => self.feeds.room(&watcher),
+            Input::WatchProgress(watcher) => self.feeds.progress(&watcher),
             Input::Stop => self.stop(),
         }
     }
@@ -281,6 +300,11 @@ impl Worker {
                 let place = self.place_of(partition);
                 self.step(place, Event::StateRead { to, snapshot, records });
             }
+            Completion::Scanned { partition, token, applied, records, ended } => {
+                let place = self.place_of(partition);
+                self.step(place, Event::Scanned { token, applied, records, ended });
+            }
+            Completion::CatchUp => self.feeds.woken(),
             Completion::Damaged(partition) => {
                 let place = self.place_of(partition);
                 self.step(place, Event::Damaged);
@@ -294,36 +318,51 @@ impl Worker {
         let Incoming { number, partition, operation, deadline } = request;
         let place = self.place_of(partition);
         let (changes, overloaded) = (operation.changes(), self.lag.is_overloaded());
+        let calendar_ms = clock::calendar_ms();
         let refused = match (self.stopping, self.slot(place)) {
             (Some(_), _) => Some(ErrorCode::ShuttingDown),
             (None, None) => Some(ErrorCode::NotPrimary),
             (None, Some(_)) if changes && overloaded => Some(ErrorCode::Overloaded),
+            (None, Some(slot)) if is_from_the_future(&operation, calendar_ms, slot.replica.refused_before()) => {
+                Some(ErrorCode::StampTooOld)
+            }
             (None, Some(_)) => None,
         };
         if let Some(code) = refused {
             let view = Some(self.parts.view.as_ref());
-            let response = answer::refusal(number, self.parts.me.node, Some(partition), code, None, view);
+            let mut response = answer::refusal(number, self.parts.me.node, Some(partition), code, None, view);
+            self.suggest_time(place, code, &mut response);
             self.burst.answer(connection.clone(), response);
             return;
         }
         let token = self.open.insert(OpenRequest { connection: connection.clone(), number, partition, deadline });
         let event = match operation {
             Operation::Get(key) => Event::Read { token, key },
+            Operation::Scan(_, query) => Event::ReadPage { token, query },
             Operation::Collect(keys) => Event::Collect { token, keys },
             Operation::Transact(transaction, id, stamp) => {
                 let parts = transaction.split(self.parts.view.partition_count);
-                let proposal = TransactionProposal { id, stamp, parts, forget_before: clock::forget_before() };
+                let forget_before = clock::forget_before(calendar_ms, stamp);
+                let proposal = TransactionProposal { id, stamp, parts, forget_before };
                 Event::Transact { token, proposal: Box::new(proposal) }
             }
             Operation::Mutate(mutation, id, stamp) => {
-                if let types::MutationKind::Put(value) = &mutation.kind {
-                    self.burst_bytes += value.len();
-                }
-                let proposal = Proposal { id, stamp, mutation, forget_before: clock::forget_before() };
+                self.burst_bytes += mutation.kind.value().map_or(0, bytes::Bytes::len);
+                let forget_before = clock::forget_before(calendar_ms, stamp);
+                let proposal = Proposal { id, stamp, mutation, forget_before };
                 Event::Mutate { token, proposal }
             }
         };
         self.step(place, event);
+    }
+
+    /// P28: who is refused for its stamp hears of one that would be accepted.
+    fn suggest_time(&mut self, place: usize, code: ErrorCode, response: &mut wire::v1::Response) {
+        if code == ErrorCode::StampTooOld
+            && let Some(slot) = self.slot(place)
+        {
+            response.server_time_ms = clock::acceptable_ms(clock::calendar_ms(), slot.replica.refused_before());
+        }
     }
 
     fn hear_partitions(&mut self, messages: Vec<(PartitionId, TransactionMessage)>) {
@@ -506,7 +545,11 @@ impl Worker {
                     // Nobody: it was answered before.
                     if let Some(request) = self.open.take(token) {
                         let me = self.parts.me.node;
-                        let response = answer::response(request.number, me, partition, answer, &self.parts.view);
+                        let code = if let Answer::Error(code) = &answer { Some(*code) } else { None };
+                        let mut response = answer::response(request.number, me, partition, answer, &self.parts.view);
+                        if let Some(code) = code {
+                            self.suggest_time(place, code, &mut response);
+                        }
                         self.burst.answer(request.connection, response);
                     }
                 }
@@ -527,6 +570,10 @@ impl Worker {
                         slot.serving = term;
                         slot.told = (Vec::new(), None);
                     }
+                    if term.is_none() {
+                        self.feeds.end(place, ErrorCode::NotPrimary);
+                        self.timers.end(place);
+                    }
                 }
                 Effect::DeleteData { generation } => self.parts.applier.delete(Keyspace { partition, generation }),
                 Effect::ReadState { to, snapshot, generation, after, bytes_max } => {
@@ -534,6 +581,16 @@ impl Worker {
                     let page = Page { keyspace, to, snapshot, after, bytes_max };
                     self.parts.filler.read(page, self.completions.clone());
                 }
+                Effect::ScanState { token, generation, query } => {
+                    let scan = Scan { keyspace: Keyspace { partition, generation }, token, query };
+                    self.parts.scanner.read(scan, self.completions.clone());
+                }
+                Effect::Expiring { key, expiry } => {
+                    // Not the burst's beginning, and no part of a millisecond less: never early.
+                    let from = self.parts.clock.now().after_ms(1);
+                    self.timers.begin(place, &key, expiry, from);
+                }
+                Effect::ExpiryOver { keys } => self.timers.over(place, &keys),
                 Effect::Install { generation, number, records, start } => {
                     let part = Part { keyspace: Keyspace { partition, generation }, number, records, start };
                     self.parts.applier.install(part, self.completions.clone());
@@ -555,6 +612,7 @@ impl Worker {
             self.settle(self.touched[index]);
         }
         self.touched.clear();
+        self.catch_up();
         self.burst_bytes = 0;
         if self.failed {
             return;
@@ -565,7 +623,7 @@ impl Worker {
         self.speak_between();
         let (sent, submitted) = self.burst.leave(self.parts.journal.as_ref(), &self.completions);
         self.submissions += u64::from(submitted);
-        self.meters.burst(sent, self.lag.bytes(), self.open.len());
+        self.meters.burst(sent, self.lag.bytes(), self.open.len(), self.timers.len());
         self.answer_trimming();
     }
 
@@ -574,6 +632,7 @@ impl Worker {
         let now = self.now;
         let Some(Some(slot)) = self.slots.get_mut(place) else { return };
         slot.touched = false;
+        self.feeds.feed(place, &slot.replica);
         // A learner that is full is waited for; one that is gone is not full any more.
         let report = slot.serving.is_some() && slot.told.1 != slot.replica.filled();
         if !slot.ticking && slot.replica.needs_tick() {
@@ -666,8 +725,14 @@ impl Worker {
     // ------------------------------------------------------------------------------------------------ the end
 
     fn stop(&mut self) {
+        self.feeds.end_all(ErrorCode::ShuttingDown);
         let latest = self.now.after_ms(STOP_MAX_MS);
         self.stopping = Some(latest.after_ms(10 * TICK_MS));
         self.open.hurry(latest);
     }
+}
+
+/// P28: a stamp that would be remembered for too long.
+fn is_from_the_future(operation: &Operation, calendar_ms: u64, refused_before: Stamp) -> bool {
+    operation.stamp().is_some_and(|stamp| clock::is_too_far_ahead(stamp, calendar_ms, refused_before))
 }

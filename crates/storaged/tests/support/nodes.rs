@@ -116,6 +116,8 @@ impl Asker {
             value: value.to_owned().into(),
             condition: None,
             request: Some(self.request_id()),
+            ttl_ms: 0,
+            fence: None,
         };
         match self.insist(Operation::Put(put)).await {
             Outcome::Written(written) => written,

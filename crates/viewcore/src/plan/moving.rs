@@ -8,6 +8,7 @@ use super::failover::{Chooser, reordered};
 use super::placement::{self, Holder};
 use crate::change::same_members;
 use crate::command::{Cause, Change, Step};
+use crate::mutants::{Mutant, on};
 use crate::observed::Observed;
 use crate::state::ClusterState;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -168,7 +169,7 @@ impl Next<'_> {
             let primary = configuration.primary()?;
             let is_filled = self.observed.filled(partition, primary, configuration.term) == Some(underway.joins)
                 && self.observed.facts(primary).is_some_and(|facts| facts.epoch >= underway.begun);
-            if !is_filled {
+            if !is_filled && !on(Mutant::P21Unfilled) {
                 return None;
             }
             let mut members = configuration.replicas.clone();

@@ -5,6 +5,7 @@
 //! or down, never further.
 
 use super::Candidate;
+use crate::mutants::{Mutant, on};
 
 /// What the assignment must keep: each node's load, and the most replicas of one partition in one zone.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +35,7 @@ pub fn shares(nodes: &[Candidate], partitions: u32, replicas: usize) -> Shares {
 pub fn fill(nodes: &[Candidate], total: f64, node_caps: &[f64], zone_caps: &[f64]) -> Vec<f64> {
     let mut members: Vec<Vec<f64>> = vec![Vec::new(); zone_caps.len()];
     for node in nodes {
-        members[node.zone].push(f64::from(node.weight));
+        members[node.zone].push(weight(node));
     }
     let zone_load = |zone: usize, level: f64| -> f64 {
         members[zone].iter().map(|weight| (level * weight).min(node_caps[zone])).sum()
@@ -56,7 +57,11 @@ pub fn fill(nodes: &[Candidate], total: f64, node_caps: &[f64], zone_caps: &[f64
             }
         })
         .collect();
-    nodes.iter().map(|node| (levels[node.zone] * f64::from(node.weight)).min(node_caps[node.zone])).collect()
+    nodes.iter().map(|node| (levels[node.zone] * weight(node)).min(node_caps[node.zone])).collect()
+}
+
+fn weight(node: &Candidate) -> f64 {
+    if on(Mutant::WeightsIgnored) { 1.0 } else { f64::from(node.weight) }
 }
 
 /// The level at which a growing `load` reaches `wanted`. A node of weight 1 is full at the level `cap`.

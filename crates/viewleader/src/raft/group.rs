@@ -1,5 +1,6 @@
 //! One member of the group, as the rest of this crate sees it: propose, read, and watch.
 
+use super::board::Board;
 use super::keep;
 use super::log::LogStore;
 use super::machine::Machine;
@@ -41,6 +42,7 @@ pub(crate) struct GroupOptions {
     pub(crate) directory: Arc<DataDirectory>,
     pub(crate) identity: Identity,
     pub(crate) name: String,
+    pub(crate) route: crate::Route,
 }
 
 /// Who leads, as this member knows it.
@@ -86,6 +88,7 @@ pub(crate) struct Group {
     name: Arc<str>,
     log: LogStore,
     state: watch::Receiver<Arc<ClusterState>>,
+    board: Board,
     leadership: watch::Receiver<Leadership>,
     barrier: mpsc::Sender<oneshot::Sender<Result<(), NotDone>>>,
     failure: watch::Receiver<Option<String>>,
@@ -94,7 +97,7 @@ pub(crate) struct Group {
 impl Group {
     /// Opens log and snapshot, and starts this member. It takes part once it is admitted.
     pub(crate) async fn open(options: GroupOptions) -> Result<Group, Error> {
-        let GroupOptions { directory, identity, name } = options;
+        let GroupOptions { directory, identity, name, route } = options;
         let (failed, failure) = watch::channel(None);
         let log_directory = directory.path().join("log");
         let log = LogStore::open(wal::RealFiles, &log_directory, move |error| {
@@ -107,8 +110,9 @@ impl Group {
         let machine = Machine::open(directory.clone())?;
         machine.check_continues(log.purged_index())?;
         let state = machine.watch();
+        let board = machine.board();
         let roster = machine.watch_roster();
-        let network = Network { identity: identity.clone(), removed: watch::Sender::new(None) };
+        let network = Network { identity: identity.clone(), route, removed: watch::Sender::new(None) };
         let config = Config {
             cluster_name: "viewleaders".into(),
             heartbeat_interval: HEARTBEAT_MS,
@@ -141,6 +145,7 @@ impl Group {
             name: name.into(),
             log,
             state,
+            board,
             leadership,
             barrier,
             failure,
@@ -157,6 +162,11 @@ impl Group {
     /// What this member has applied, always the newest.
     pub(crate) fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.state.clone()
+    }
+
+    /// Leases and locks as this member has applied them.
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
     }
 
     /// Who leads.

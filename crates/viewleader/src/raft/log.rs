@@ -10,6 +10,7 @@
 use super::codec;
 use super::{Entry, GroupTypes, LogId, StorageError, Vote};
 use crate::Error;
+use crate::mutants::{Mutant, on};
 use bytes::Bytes;
 use openraft::StorageIOError;
 use openraft::storage::{LogFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -248,6 +249,11 @@ impl RaftLogStorage<GroupTypes> for LogStore {
 
     // P2: the vote is durable before anybody hears of it.
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        if on(Mutant::VoteUnsynced) {
+            self.write(&[Record::Vote(*vote)], |_| {}).map_err(|error| StorageIOError::write_vote(&error))?;
+            self.state().vote = Some(*vote);
+            return Ok(());
+        }
         let written = self.write_durably(&[Record::Vote(*vote)]).await;
         written.map_err(|error| StorageError::from(StorageIOError::write_vote(&error)))?;
         self.state().vote = Some(*vote);
@@ -290,6 +296,12 @@ impl RaftLogStorage<GroupTypes> for LogStore {
             }
         }
         let shared = self.state.clone();
+        if on(Mutant::EntriesUnsynced) {
+            callback.log_io_completed(Ok(()));
+            let wrote = move |segment| shared.lock().unwrap_or_else(PoisonError::into_inner).wrote(segment, highest);
+            self.writer.submit(records, wrote);
+            return Ok(());
+        }
         self.writer.submit(records, move |segment| {
             shared.lock().unwrap_or_else(PoisonError::into_inner).wrote(segment, highest);
             callback.log_io_completed(Ok(()));
@@ -308,7 +320,7 @@ impl RaftLogStorage<GroupTypes> for LogStore {
         {
             let mut state = self.state();
             state.purge(log_id);
-            survivors.extend(state.vote.map(Record::Vote));
+            survivors.extend(state.vote.filter(|_| !on(Mutant::VotePurged)).map(Record::Vote));
             survivors.extend(state.committed.map(Record::Committed));
         }
         let segment = self.write_durably(&survivors).await.map_err(|error| log_error(&error))?;

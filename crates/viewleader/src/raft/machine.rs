@@ -1,6 +1,7 @@
 //! The state machine: [`ClusterState`], published after every step. It lives in memory; a restart begins with the last
 //! snapshot, and the log from there.
 
+use super::board::Board;
 use super::codec;
 use super::roster::Roster;
 use super::snapshot::{Content, Meta, Snapshots};
@@ -13,7 +14,7 @@ use openraft::{AnyError, EntryPayload, StorageIOError, StoredMembership};
 use std::io::Cursor;
 use std::sync::Arc;
 use tokio::sync::watch;
-use viewcore::{ClusterState, Outcome};
+use viewcore::{ClusterState, Command, Outcome};
 
 /// One member's state machine.
 pub(super) struct Machine {
@@ -22,6 +23,7 @@ pub(super) struct Machine {
     membership: Membership,
     published: watch::Sender<Arc<ClusterState>>,
     roster: watch::Sender<Arc<Roster>>,
+    board: Board,
     snapshots: Snapshots,
 }
 
@@ -29,10 +31,11 @@ impl Machine {
     /// Begins with the snapshot in `directory`, or empty if there never was one.
     pub(super) fn open(directory: Arc<DataDirectory>) -> Result<Machine, Error> {
         let (snapshots, last) = Snapshots::open(directory)?;
-        let (meta, Content { state, members_minted }) = last.unwrap_or_default();
+        let (meta, Content { state, members_minted, coordination }) = last.unwrap_or_default();
         Ok(Machine {
             published: watch::Sender::new(Arc::new(state.clone())),
             roster: watch::Sender::new(Arc::new(Roster::new(&meta.last_membership, members_minted))),
+            board: Board::new(coordination),
             state,
             applied: meta.last_log_id,
             membership: meta.last_membership,
@@ -55,6 +58,11 @@ impl Machine {
     /// The state after every step: always the newest, whoever is slow.
     pub(super) fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.published.subscribe()
+    }
+
+    /// Leases and locks after every step.
+    pub(super) fn board(&self) -> Board {
+        self.board.clone()
     }
 
     /// The members after every change of them.
@@ -100,6 +108,7 @@ impl RaftStateMachine<GroupTypes> for Machine {
             self.applied = Some(entry.log_id);
             outcomes.push(match entry.payload {
                 EntryPayload::Blank => None,
+                EntryPayload::Normal(Command::Coordinate(requests)) => Some(self.board.apply(&self.state, &requests)),
                 EntryPayload::Normal(command) => Some(self.state.apply(&command)),
                 EntryPayload::Membership(membership) => {
                     self.set_membership(StoredMembership::new(Some(entry.log_id), membership), self.minted());
@@ -119,7 +128,8 @@ impl RaftStateMachine<GroupTypes> for Machine {
             last_membership: self.membership.clone(),
             snapshot_id: format!("{term}-{index}"),
         };
-        let content = Content { state: self.state.clone(), members_minted: self.minted() };
+        let coordination = self.board.read().clone();
+        let content = Content { state: self.state.clone(), members_minted: self.minted(), coordination };
         Builder { meta, content, snapshots: self.snapshots.clone() }
     }
 
@@ -136,6 +146,7 @@ impl RaftStateMachine<GroupTypes> for Machine {
         self.state = content.state;
         self.applied = meta.last_log_id;
         self.set_membership(meta.last_membership.clone(), content.members_minted);
+        self.board.replace(content.coordination);
         self.publish();
         Ok(())
     }

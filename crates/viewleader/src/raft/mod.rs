@@ -2,11 +2,13 @@
 //!
 //! - [`log`]: log and vote on the write-ahead log.
 //! - [`machine`] and [`snapshot`]: the state machine, published after every step, and what a restart begins with.
+//! - [`board`]: leases and locks, as the state machine has them.
 //! - [`network`] and [`service`]: the members' messages, each with who sends it, to whom, from which directory.
 //! - [`bootstrap`]: how a group begins.
 //! - [`roster`], [`change`] and [`keep`]: who the members are, and how that changes.
 //! - [`group`]: what the rest of this crate uses.
 
+mod board;
 mod bootstrap;
 mod change;
 mod codec;
@@ -22,6 +24,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use board::Board;
 pub(crate) use bootstrap::found_or_join;
 pub(crate) use change::NotChanged;
 pub(crate) use group::{Group, GroupOptions, Leadership, MemberFacts, NotDone};

@@ -31,7 +31,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// # Errors
 /// An address that is no `host:port`.
 pub(crate) fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    #[cfg(feature = "faults")]
+    let endpoint = endpoint.local_address(faults::source());
+    Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
@@ -47,6 +50,8 @@ pub(super) const REMOVED: tonic::Code = tonic::Code::NotFound;
 #[derive(Clone)]
 pub(super) struct Network {
     pub(super) identity: Identity,
+    /// Where an address is reached.
+    pub(super) route: crate::Route,
     /// Who said that this member was removed from the group, once somebody has.
     pub(super) removed: watch::Sender<Option<String>>,
 }
@@ -93,7 +98,7 @@ enum Method {
 
 impl Network {
     pub(super) fn line(&self, target: MemberId, address: &str) -> Line {
-        let client = channel(address).ok().map(|channel| {
+        let client = channel(&(self.route)(address)).ok().map(|channel| {
             RaftClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::io::Cursor;
 use std::sync::Arc;
 use tokio::sync::Mutex;
-use viewcore::ClusterState;
+use viewcore::{ClusterState, Coordination};
 
 const FILE: &str = "snapshot";
 
@@ -36,14 +36,31 @@ pub(super) struct Content {
     pub(super) state: ClusterState,
     /// The highest member id that was ever given.
     pub(super) members_minted: MemberId,
+    pub(super) coordination: Coordination,
+}
+
+/// As it was before there were leases.
+#[derive(Deserialize)]
+struct WithoutCoordination {
+    state: ClusterState,
+    members_minted: MemberId,
 }
 
 impl Content {
     /// Reads what a snapshot holds; one from before members could change holds the state alone, and its membership then
-    /// names every id that was given.
+    /// names every id that was given; one from before there were leases holds none.
     pub(super) fn decode(data: &[u8]) -> Result<Content, CodecError> {
-        let without_members = |_| codec::decode(data).map(|state| Content { state, members_minted: 0 });
-        codec::decode(data).or_else(without_members)
+        let coordination = Coordination::default;
+        let without_coordination = |_| {
+            let older: WithoutCoordination = codec::decode(data)?;
+            let WithoutCoordination { state, members_minted } = older;
+            Ok(Content { state, members_minted, coordination: coordination() })
+        };
+        let without_members = |_: CodecError| {
+            let state = codec::decode(data)?;
+            Ok(Content { state, members_minted: 0, coordination: coordination() })
+        };
+        codec::decode(data).or_else(without_coordination).or_else(without_members)
     }
 }
 

@@ -185,6 +185,31 @@ async fn a_log_that_begins_after_the_snapshot_is_refused() {
     assert!(error.contains("snapshot") && error.contains("restore"), "{error}");
 }
 
+/// Guards against a group that can't start any more because its snapshot is from before there were leases, and against
+/// leases or tokens that a snapshot loses.
+#[tokio::test]
+async fn snapshots_have_leases_and_older_ones_have_none() {
+    use super::codec::encode;
+    use super::snapshot::Content;
+    let directory = tempfile::tempdir().unwrap();
+    machine_with_snapshot(directory.path()).await;
+    let mut machine = Machine::open(Arc::new(DataDirectory::open(directory.path()).unwrap())).unwrap();
+    let state = machine.watch().borrow().as_ref().clone();
+    let older = Content::decode(&encode(&(&state, 7u64)).unwrap()).unwrap();
+    assert_eq!((older.state, older.members_minted), (state, 7));
+    assert!(older.coordination.leases().is_empty());
+
+    let request = types::RequestId { client: 1, counter: 1 };
+    let command = Command::Coordinate(vec![viewcore::coordination::Request::Grant { request, ttl_ms: 5_000 }]);
+    machine.apply([Entry { log_id: log_id(1, 1, 6), payload: EntryPayload::Normal(command) }]).await.unwrap();
+    let applied = machine.board().read().clone();
+    assert_eq!(applied.leases().len(), 1);
+    machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    drop(machine);
+    let machine = Machine::open(Arc::new(DataDirectory::open(directory.path()).unwrap())).unwrap();
+    assert_eq!(*machine.board().read(), applied);
+}
+
 /// Guards against an older snapshot that replaces a newer one: both may be written at the same time.
 #[tokio::test]
 async fn a_newer_snapshot_stays() {

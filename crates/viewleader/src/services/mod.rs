@@ -5,18 +5,22 @@
 //! - [`status`]: what people ask.
 //! - [`operations`]: what operators want, and what they are shown.
 //! - [`members`]: who wants to be a member of the group, or no more.
+//! - [`coordination`]: leases, locks and elections, a service of their own.
 //! - [`forward`]: asking the leader in somebody's name.
 //!
 //! Memory is bounded whoever is slow: a watcher is sent the difference between what it has and the newest view, a
 //! session that does not read ends.
 
 mod activations;
+mod coordination;
 mod forward;
 mod members;
 mod operations;
 mod session;
 mod status;
 mod views;
+
+pub(crate) use coordination::CoordinationService;
 
 use crate::leading::Leading;
 use crate::raft::Group;

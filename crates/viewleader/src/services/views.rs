@@ -92,5 +92,8 @@ impl LeadersService {
 }
 
 fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    let calendar_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    #[cfg(feature = "faults")]
+    let calendar_ms = faults::calendar_ms(calendar_ms);
+    calendar_ms
 }

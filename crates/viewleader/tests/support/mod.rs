@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "helpers of tests, not all used by each")]
 
+pub mod links;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,8 @@ impl Drop for Member {
 /// One member, running or not.
 pub struct Member {
     pub config: Config,
+    /// Its ways to the others.
+    pub route: viewleader::Route,
     running: Option<Running>,
 }
 
@@ -55,14 +59,14 @@ impl Member {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind(&self.config.listen).unwrap();
         let (stop, stopped) = oneshot::channel();
-        let config = self.config.clone();
+        let (config, route) = (self.config.clone(), self.route.clone());
         let task = runtime.spawn(async move {
             listener.set_nonblocking(true).unwrap();
             let listeners = Listeners { grpc: TcpListener::from_std(listener).unwrap(), http: None };
             let stopped = async {
                 stopped.await.ok();
             };
-            viewleader::run_on(listeners, config, stopped).await
+            viewleader::run_through(listeners, config, route, stopped).await
         });
         self.running = Some((runtime, stop, task));
     }
@@ -147,7 +151,7 @@ impl Cluster {
             node_timeout: 2 * PATIENCE,
             replace_after: Duration::from_secs(600),
         };
-        self.members.push(Member { config, running: None });
+        self.members.push(Member { config, route: Arc::new(str::to_owned), running: None });
     }
 
     /// Has the member at `place` ask those at `asked` to be admitted.

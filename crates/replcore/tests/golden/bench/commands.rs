@@ -6,15 +6,16 @@ use goldenscript::Context;
 use replcore::{Event, Proposal, TransactionProposal};
 use std::str::FromStr;
 use types::{
-    Condition, Configuration, Epoch, Mutation, MutationKind, NodeId, PartitionId, RequestId, Stamp, Term, Transaction,
-    TransactionOperation, TransactionPart,
+    Condition, Configuration, Epoch, Fence, FencingToken, Mutation, MutationKind, NodeId, PageQuery, PartitionId,
+    RecordKind, RequestId, Seq, Stamp, Term, Transaction, TransactionOperation, TransactionPart,
 };
 
 /// Nodes are numbers; a link is `FROM-TO`, and a node stands for all its links.
 #[derive(goldenscript::Command)]
 pub(crate) enum Command {
     /// Begins with so many nodes, their disks empty; `message_bytes=1` sends every entry alone, `chunk_bytes=1` every
-    /// record of a snapshot, and with `log_bytes=0` no log is kept for who is away.
+    /// record of a snapshot, and with `log_bytes=0` no log is kept for who is away,
+    /// with `history_bytes=0` none for watchers.
     Cluster {
         nodes: u64,
         #[arg(key)]
@@ -23,6 +24,8 @@ pub(crate) enum Command {
         chunk_bytes: Option<usize>,
         #[arg(key)]
         log_bytes: Option<usize>,
+        #[arg(key)]
+        history_bytes: Option<usize>,
     },
     /// The view of this epoch has this order: `view 5 order=1-2-4 prior=1-2-3 learner=5 to=1-2`. Its term is the epoch
     /// unless told, and everybody whom it names learns it.
@@ -39,7 +42,8 @@ pub(crate) enum Command {
         #[arg(key)]
         term: Option<u64>,
     },
-    /// `put 1 a x id=1` at node 1; `if=` absent, present, or a value; `stamp=` and `forget=` in milliseconds.
+    /// `put 1 a x id=1` at node 1; `if=` absent, present, or a value; `stamp=`, `forget=` and `ttl=` in milliseconds;
+    /// `fence=lock-7`.
     Put {
         node: u64,
         key: String,
@@ -52,13 +56,19 @@ pub(crate) enum Command {
         stamp: Option<u64>,
         #[arg(key)]
         forget: Option<u64>,
+        #[arg(key)]
+        ttl: Option<u64>,
+        #[arg(key)]
+        fence: Option<String>,
     },
-    /// `delete 1 a id=2`.
+    /// `delete 1 a id=2`; `fence=lock-7`.
     Delete {
         node: u64,
         key: String,
         #[arg(key)]
         id: u64,
+        #[arg(key)]
+        fence: Option<String>,
     },
     /// Begins with replicas of another partition on these nodes: `partition 1 nodes=4-5-6`. What a script calls node 1 to
     /// 3 are replicas of partition 0.
@@ -104,6 +114,22 @@ pub(crate) enum Command {
     Talk(Vec<u64>),
     /// `get 1 a`.
     Get { node: u64, key: String },
+    /// `scan 1 prefix=a after=ab max=2`: a page of keys.
+    Scan {
+        node: u64,
+        #[arg(key, optional)]
+        prefix: String,
+        #[arg(key, optional)]
+        after: String,
+        #[arg(key)]
+        max: Option<usize>,
+    },
+    /// The states of these nodes read what scans want of them; `work` hands it over.
+    Look(Vec<u64>),
+    /// `feed 1 7`: what a watcher that has seen all through seq 7 is shown by node 1.
+    Feed { node: u64, after: u64 },
+    /// `expired 1 a 7`: by the clock of node 1 version 7 of this key has lived long enough.
+    Expired { node: u64, key: String, version: u64 },
     /// Delivers everything under way and all that follows from it; only on the links named, if any are.
     Deliver(#[arg(many, optional)] Vec<Target>),
     /// Delivers the oldest message of a link.
@@ -211,11 +237,12 @@ impl goldenscript::Runner for Bench {
     fn run(&mut self, command: &Command, _: &Context) -> Outcome {
         let mut out = String::new();
         match command {
-            Command::Cluster { nodes, message_bytes, chunk_bytes, log_bytes } => {
+            Command::Cluster { nodes, message_bytes, chunk_bytes, log_bytes, history_bytes } => {
                 let settings = &mut self.settings;
                 settings.message_bytes_max = message_bytes.unwrap_or(settings.message_bytes_max);
                 settings.chunk_bytes_max = chunk_bytes.unwrap_or(settings.chunk_bytes_max);
                 settings.log_bytes_max = log_bytes.unwrap_or(settings.log_bytes_max);
+                settings.history_bytes_max = history_bytes.unwrap_or(settings.history_bytes_max);
                 return self.cluster(*nodes);
             }
             Command::View { epoch, order, prior, learner, to, term } => {
@@ -248,20 +275,25 @@ impl goldenscript::Runner for Bench {
                     self.work(*node, &mut out)?;
                 }
             }
-            Command::Put { node, key, value, id, condition, stamp, forget } => {
+            Command::Put { node, key, value, id, condition, stamp, forget, ttl, fence: with } => {
                 let condition = match condition.as_deref() {
                     None => Condition::None,
                     Some("absent") => Condition::Absent,
                     Some("present") => Condition::Present,
                     Some(value) => Condition::Value(value.to_owned().into()),
                 };
-                let kind = MutationKind::Put(value.clone().into());
-                let mutation = Mutation { key: key.clone().into(), kind, condition };
+                let value = value.clone().into();
+                let kind = match *ttl {
+                    None => MutationKind::Put(value),
+                    Some(ttl_ms) => MutationKind::PutExpiring { value, ttl_ms },
+                };
+                let mutation = Mutation { key: key.clone().into(), kind, condition, fence: fence(with.as_deref())? };
                 self.mutate(*node, proposal(*id, mutation, *stamp, *forget), &mut out)?;
             }
-            Command::Delete { node, key, id } => {
+            Command::Delete { node, key, id, fence: with } => {
                 let key = key.clone().into();
-                let mutation = Mutation { key, kind: MutationKind::Delete, condition: Condition::None };
+                let (kind, condition) = (MutationKind::Delete, Condition::None);
+                let mutation = Mutation { key, kind, condition, fence: fence(with.as_deref())? };
                 self.mutate(*node, proposal(*id, mutation, None, None), &mut out)?;
             }
             Command::Partition { number, nodes } => return self.partition(*number, &nodes.0),
@@ -297,6 +329,27 @@ impl goldenscript::Runner for Bench {
             Command::Arrive => self.letters.append(&mut self.late_letters),
             Command::Talk(nodes) => self.talk(nodes, &mut out)?,
             Command::Get { node, key } => self.read(*node, key, &mut out)?,
+            Command::Scan { node, prefix, after, max } => {
+                let query = PageQuery {
+                    kind: RecordKind::User,
+                    prefix: prefix.clone().into(),
+                    after: after.clone().into(),
+                    records_max: max.unwrap_or(100),
+                    bytes_max: 1000,
+                    names_only: false,
+                };
+                self.scan(*node, query, &mut out)?;
+            }
+            Command::Look(nodes) => {
+                for node in nodes {
+                    self.node(*node)?.look();
+                }
+            }
+            Command::Feed { node, after } => self.feed(*node, *after, &mut out)?,
+            Command::Expired { node, key, version } => {
+                let keys = vec![(key.clone().into(), Seq(*version))];
+                self.step(*node, Event::Expired { keys }, &mut out)?;
+            }
             Command::Deliver(targets) if targets.is_empty() => self.deliver_all(&[], &mut out)?,
             Command::Deliver(targets) => {
                 let links: Vec<_> = targets.iter().flat_map(|target| self.links(*target)).collect();
@@ -424,6 +477,12 @@ fn by_first_letter(transaction: &Transaction) -> Vec<(PartitionId, TransactionPa
         (wanted, part)
     };
     partitions.into_iter().map(of).collect()
+}
+
+fn fence(text: Option<&str>) -> Result<Option<Fence>, Box<dyn std::error::Error>> {
+    let Some(text) = text else { return Ok(None) };
+    let (name, token) = text.split_once('-').ok_or("a fence is NAME-TOKEN")?;
+    Ok(Some(Fence { name: name.to_owned().into(), token: FencingToken(token.parse()?) }))
 }
 
 fn proposal(id: u64, mutation: Mutation, stamp_ms: Option<u64>, forget_ms: Option<u64>) -> Proposal {

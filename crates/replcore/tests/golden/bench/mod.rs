@@ -13,7 +13,7 @@ use state::{Job, States};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
-use types::{Configuration, Epoch, NodeId, PartitionId, Seq};
+use types::{Configuration, Epoch, NodeId, PageQuery, PartitionId, RecordKind, Seq};
 
 pub(crate) struct Bench {
     settings: Settings,
@@ -179,6 +179,10 @@ impl Bench {
     }
 
     fn show_effect(&mut self, node: u64, effect: Effect, out: &mut String) {
+        // Every term begins with a look at the keys that expire; where there are none it says nothing.
+        if matches!(&effect, Effect::ScanState { query, .. } if query.kind == RecordKind::Expiry) {
+            return;
+        }
         let line = match effect {
             Effect::Send { to, message } => {
                 let text = show::message(&message);
@@ -293,6 +297,17 @@ impl Bench {
         self.step(node, Event::Read { token, key: key.to_owned().into() }, out)
     }
 
+    fn scan(&mut self, node: u64, query: PageQuery, out: &mut String) -> Result<(), String> {
+        let token = self.token();
+        self.step(node, Event::ReadPage { token, query }, out)
+    }
+
+    fn feed(&mut self, node: u64, after: u64, out: &mut String) -> Result<(), String> {
+        let fed = self.replica(node)?.committed_after(Seq(after), usize::MAX);
+        let _ = writeln!(out, "n{node} shows {}", show::fed(&fed));
+        Ok(())
+    }
+
     /// The state takes in what is committed.
     fn apply(&mut self, node: u64, out: &mut String) -> Result<(), String> {
         while let Some(apply) = self.replica(node)?.take_apply() {
@@ -339,6 +354,16 @@ impl Bench {
 }
 
 impl Node {
+    /// The state reads now what scans want, and hands it over later.
+    fn look(&mut self) {
+        for job in &mut self.jobs {
+            if matches!(job, Job::Scan { .. }) {
+                let scan = std::mem::replace(job, Job::HandOver(None));
+                *job = Job::HandOver(self.states.carry_out(scan));
+            }
+        }
+    }
+
     /// Everything written is on disk now.
     fn sync(&mut self) -> Option<PersistIndex> {
         let through = self.log.get(self.synced..)?.last()?.0;

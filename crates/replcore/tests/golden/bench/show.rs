@@ -1,9 +1,9 @@
 //! Messages, effects and entries as a script shows them.
 
 use replcore::{
-    Answer, Body, Collected, Effect, Message, PersistRecord, Standing, TransactionBody, TransactionMessage,
+    Answer, Body, Collected, Effect, Fed, Message, NotFed, PersistRecord, Standing, TransactionBody, TransactionMessage,
 };
-use types::{AttemptId, Batch, Entry, OperationResult, Record, RecordKey, RecordKind};
+use types::{AttemptId, Batch, Entry, Expiry, OperationResult, Record, RecordKey, RecordKind};
 
 pub(crate) fn message(message: &Message) -> String {
     let Message { term, body } = message;
@@ -39,6 +39,11 @@ fn entries(entries: &[Entry]) -> String {
 pub(crate) fn entry(entry: &Entry) -> String {
     let Ok(batch) = Batch::decode(&entry.payload) else { return format!("{:?} malformed", entry.id) };
     let mut text = format!("{:?}", entry.id);
+    for change in &batch.changes {
+        if change.key.kind == RecordKind::Fence {
+            text.push_str(&format!(" {}", fence(&change.key, change.value.as_ref())));
+        }
+    }
     for change in batch.changes.iter().filter(|change| change.key.kind == RecordKind::User) {
         let value = change.value.as_ref().map_or("(none)".into(), |value| value.escape_ascii().to_string());
         text.push_str(&format!(" {}={value}", change.key.name.escape_ascii()));
@@ -54,22 +59,37 @@ pub(crate) fn entry(entry: &Entry) -> String {
         let attempt = AttemptId::from_name(&change.key.name).map_or("?".into(), |attempt| attempt.to_string());
         text.push_str(&format!(" {verb} {attempt}"));
     }
+    for change in batch.changes.iter().filter(|change| change.key.kind == RecordKind::Expiry) {
+        let name = change.key.name.escape_ascii();
+        match change.value.as_ref().map(Expiry::decode) {
+            Some(Ok(expiry)) => text.push_str(&format!(" {name} lives {} ms", expiry.ttl_ms)),
+            Some(Err(_)) => text.push_str(&format!(" {name} lives malformed")),
+            None => text.push_str(&format!(" {name} has no time")),
+        }
+    }
     if let Some(stamp) = batch.forgotten_before {
         text.push_str(&format!(" forget before {stamp:?}"));
     }
     text
 }
 
+fn fence(key: &RecordKey, token: Option<&bytes::Bytes>) -> String {
+    let token = token.and_then(|value| types::entry::take_varint(&mut value.clone()).ok());
+    format!("fence {}:{}", key.name.escape_ascii(), token.map_or("?".into(), |token| token.to_string()))
+}
+
 /// A record as the state holds it.
 pub(crate) fn record(key: &RecordKey, record: &Record) -> String {
     match key.kind {
         RecordKind::User => format!("{}={}@{}", key.name.escape_ascii(), record.value.escape_ascii(), record.seq),
+        RecordKind::Expiry => format!("{} expires@{}", key.name.escape_ascii(), record.seq),
         RecordKind::Requests if key.name.is_empty() => "what is forgotten".into(),
         RecordKind::Requests => "requests".into(),
         RecordKind::Prepared | RecordKind::Decision => {
             let attempt = AttemptId::from_name(&key.name).map_or("?".into(), |attempt| attempt.to_string());
             format!("{:?} {attempt}@{}", key.kind, record.seq)
         }
+        RecordKind::Fence => fence(key, Some(&record.value)),
     }
 }
 
@@ -101,6 +121,14 @@ pub(crate) fn effect(effect: &Effect) -> String {
         Effect::Install { generation, number, start, .. } => {
             let end = start.map(|start| format!(", the last of {start:?}")).unwrap_or_default();
             format!("installs part {number} in {generation}{end}")
+        }
+        Effect::ScanState { token, generation, .. } => format!("reads a page of {generation} for #{}", token.0),
+        Effect::Expiring { key, expiry } => {
+            format!("counts {} ms for {}, version {}", expiry.ttl_ms, key.escape_ascii(), expiry.version)
+        }
+        Effect::ExpiryOver { keys } => {
+            let keys: Vec<_> = keys.iter().map(|(key, version)| format!("{}@{version}", key.escape_ascii())).collect();
+            format!("counts no more for {}", keys.join(", "))
         }
         Effect::DeleteData { generation } => format!("deletes {generation}"),
         Effect::Send { .. } | Effect::SendToPartition { .. } => unreachable!("messages are shown with their link"),
@@ -155,9 +183,36 @@ fn answer(answer: &Answer) -> String {
             format!("collected [{}]", collected.iter().map(one).collect::<Vec<_>>().join(", "))
         }
         Answer::Found(record) => format!("found {}, version {}", record.value.escape_ascii(), record.seq),
+        Answer::Page(page) => {
+            let item = |item: &types::PageItem| {
+                let value = item.value.as_ref().map_or("(left out)".into(), |value| value.escape_ascii().to_string());
+                format!("{}={value}@{}", item.name.escape_ascii(), item.seq)
+            };
+            let items: Vec<_> = page.items.iter().map(item).collect();
+            let more = page.resume.as_ref().map(|name| format!(", more after {}", name.escape_ascii()));
+            format!("as of {} [{}]{}", page.at, items.join(", "), more.unwrap_or_default())
+        }
         Answer::NotFound => "not found".into(),
         Answer::ConditionFailed { version: Some(version) } => format!("condition failed at version {version}"),
         Answer::ConditionFailed { version: None } => "condition failed, there is no value".into(),
+        Answer::Fenced { newest } => format!("fenced, the newest token is {newest}"),
         Answer::Error(code) => format!("{code:?}"),
+    }
+}
+
+/// What a watcher is shown.
+pub(crate) fn fed(fed: &Result<Fed, NotFed>) -> String {
+    match fed {
+        Ok(fed) => {
+            let change = |change: &replcore::Changed| {
+                let value = change.value.as_ref().map_or("(none)".into(), |value| value.escape_ascii().to_string());
+                format!("{}={value}@{}", change.key.escape_ascii(), change.seq)
+            };
+            let changes: Vec<_> = fed.changes.iter().map(change).collect();
+            format!("[{}] through {}", changes.join(", "), fed.through)
+        }
+        Err(NotFed::Compacted(oldest)) => format!("that it has nothing before {oldest}"),
+        Err(NotFed::Beyond(end)) => format!("that only {end} is committed"),
+        Err(NotFed::Refused(code)) => format!("nothing: {code:?}"),
     }
 }

@@ -2,10 +2,10 @@
 
 use super::show;
 use bytes::Bytes;
-use replcore::{Apply, Effect, Event, SnapshotId, State, StateDamaged};
+use replcore::{Apply, Effect, Event, SnapshotId, State, StateDamaged, Token};
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use types::{EntryId, Generation, NodeId, Record, RecordKey, RecordKind};
+use types::{EntryId, Generation, NodeId, PageQuery, Record, RecordKey, RecordKind};
 
 /// The states of one partition on one node.
 #[derive(Default)]
@@ -19,9 +19,29 @@ struct Memory {
 
 /// What the state has to do, in the order in which it was asked to.
 pub(super) enum Job {
-    Read { to: NodeId, snapshot: SnapshotId, generation: Generation, after: Option<RecordKey>, bytes_max: usize },
-    Install { generation: Generation, number: u64, records: Vec<(RecordKey, Record)>, start: Option<EntryId> },
-    Delete { generation: Generation },
+    Read {
+        to: NodeId,
+        snapshot: SnapshotId,
+        generation: Generation,
+        after: Option<RecordKey>,
+        bytes_max: usize,
+    },
+    Install {
+        generation: Generation,
+        number: u64,
+        records: Vec<(RecordKey, Record)>,
+        start: Option<EntryId>,
+    },
+    Delete {
+        generation: Generation,
+    },
+    Scan {
+        token: Token,
+        generation: Generation,
+        query: PageQuery,
+    },
+    /// What was read before.
+    HandOver(Option<Event>),
 }
 
 impl Job {
@@ -33,6 +53,7 @@ impl Job {
             Effect::Install { generation, number, records, start } => {
                 Job::Install { generation, number, records, start }
             }
+            Effect::ScanState { token, generation, query } => Job::Scan { token, generation, query },
             Effect::DeleteData { generation } => Job::Delete { generation },
             _ => return None,
         })
@@ -92,6 +113,15 @@ impl States {
                 memory.applied = start.unwrap_or_default();
                 Some(Event::Installed { generation, number })
             }
+            Job::Scan { token, generation, query } => {
+                let applied = self.applied(generation).seq;
+                let records = self.0.get(&generation).into_iter().flat_map(|memory| &memory.records);
+                let wanted = records.filter(|(key, _)| key.kind == query.kind && query.covers(&key.name));
+                let mut wanted = wanted.map(|(key, record)| (key.name.clone(), record.clone()));
+                let records: Vec<_> = wanted.by_ref().take(query.records_max).collect();
+                Some(Event::Scanned { token, applied, records, ended: wanted.next().is_none() })
+            }
+            Job::HandOver(event) => event,
             Job::Delete { generation } => {
                 self.0.remove(&generation);
                 None
@@ -118,7 +148,7 @@ impl States {
 
     pub(super) fn show(&self) -> String {
         let one = |(generation, memory): (&Generation, &Memory)| {
-            let users = memory.records.iter().filter(|(key, _)| key.kind == RecordKind::User);
+            let users = memory.records.iter().filter(|(key, _)| key.kind != RecordKind::Requests);
             let records: Vec<_> = users.map(|(key, record)| show::record(key, record)).collect();
             format!("{generation} applied through {:?} [{}]", memory.applied, records.join(", "))
         };

@@ -1,0 +1,94 @@
+//! All clients of a run.
+
+use super::{CLIENT_TIMEOUT, DRAWS_LOAD};
+use crate::error::Error;
+use crate::random::Random;
+use crate::screen::Screen;
+use crate::workload::{Load, Seat, Workload};
+use client::{Client, Options};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use types::Condition;
+
+/// Deletes at a time, when an attached cluster is left as it was.
+const DELETE_AT_A_TIME: usize = 32;
+
+/// The running load.
+pub(super) struct Clients {
+    pub(super) load: Arc<Load>,
+    asking: JoinSet<()>,
+}
+
+impl Clients {
+    /// Starts `count` clients of each workload.
+    ///
+    /// # Errors
+    /// [`Error::Client`].
+    pub(super) async fn start(
+        leaders: &[String],
+        workloads: &[(usize, Arc<dyn Workload>)],
+        count: u8,
+        seed: u64,
+        screen: &Screen,
+    ) -> Result<Clients, Error> {
+        let mut connected = Vec::new();
+        for _ in 0..count {
+            connected.push(Client::connect(leaders, Options { timeout: CLIENT_TIMEOUT }).await?);
+        }
+        let load = Arc::new(Load::new(Instant::now()));
+        let mut asking = JoinSet::new();
+        let mut random = Random::part(seed, DRAWS_LOAD);
+        for (_, workload) in workloads {
+            for (client, number) in connected.iter().zip(0..) {
+                let random = Random::new(random.next());
+                let seat = Seat { client: client.clone(), number, random, load: load.clone() };
+                asking.spawn(workload.clone().client(seat));
+            }
+        }
+        screen.say(&format!("{} clients ask", asking.len()));
+        Ok(Clients { load, asking })
+    }
+
+    /// Waits until every client has its last answer.
+    pub(super) async fn stop(mut self) -> Arc<Load> {
+        self.load.stop();
+        // A client that panics ends the process.
+        while self.asking.join_next().await.is_some() {}
+        self.load
+    }
+
+    /// Sleeps, and tells the screen of every second that passes.
+    pub(super) async fn sleep(&self, time: Duration, screen: &Screen) {
+        let until = Instant::now() + time;
+        watch(&self.load, screen, tokio::time::sleep_until(until.into())).await;
+    }
+}
+
+/// Waits for something, and tells the screen of every second that passes.
+pub(super) async fn watch<T>(load: &Load, screen: &Screen, something: impl Future<Output = T>) -> T {
+    let mut something = std::pin::pin!(something);
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            done = &mut something => return done,
+            _ = seconds.tick() => screen.second(load.meter.last()),
+        }
+    }
+}
+
+/// Deletes everything that a run wrote.
+///
+/// # Errors
+/// [`Error::Client`].
+pub(super) async fn delete_all(
+    workloads: &[(usize, Arc<dyn Workload>)],
+    probes: &[String],
+    client: &Client,
+) -> Result<(), Error> {
+    let keys = workloads.iter().flat_map(|(_, workload)| workload.keys()).chain(probes.iter().cloned());
+    let delete =
+        |key: String| async move { client.delete(key, Condition::None).await.map(|_| ()).map_err(Error::from) };
+    stream::iter(keys).map(delete).buffer_unordered(DELETE_AT_A_TIME).try_collect().await
+}

@@ -1,0 +1,128 @@
+//! The faults of a run, one after the other.
+
+use super::clients::{Clients, watch};
+use super::{DRAWS_SCHEDULE, PATIENT_TIMEOUT, Plan};
+use crate::cluster::Cluster;
+use crate::error::Error;
+use crate::nemesis::Stage;
+use crate::probe::Probe;
+use crate::random::Random;
+use crate::schedule::{Planned, Schedule};
+use check::report::FaultSpan;
+use std::time::{Duration, Instant};
+
+/// What was injected.
+#[derive(Debug, Default)]
+pub(super) struct Injected {
+    pub(super) spans: Vec<FaultSpan>,
+    /// From when to when something was broken or being repaired, since the load began.
+    pub(super) disturbed: Vec<(Duration, Duration)>,
+    /// Why a fault did not land, of each that did not.
+    pub(super) missed: Vec<String>,
+    /// What the cluster did that it must not do: ended by itself, or did not become whole.
+    pub(super) trouble: Option<String>,
+    /// Kinds for which there was no time.
+    pub(super) left_out: Vec<&'static str>,
+}
+
+impl Plan<'_> {
+    /// Injects one fault after the other until the time is up.
+    ///
+    /// # Errors
+    /// What this machine refuses.
+    pub(super) async fn inject(
+        &self,
+        cluster: Option<&mut Cluster>,
+        clients: &Clients,
+        probe: &Probe,
+    ) -> Result<Injected, Error> {
+        let mut injected = Injected::default();
+        let ends = clients.load.began + self.flags.duration();
+        if let Some(cluster) = cluster {
+            let schedule = Schedule::new(self.kinds.clone(), Random::part(self.seed, DRAWS_SCHEDULE));
+            let mut came = Vec::new();
+            for planned in schedule {
+                if Instant::now() + planned.quiet + planned.hold > ends {
+                    break;
+                }
+                clients.sleep(planned.quiet, self.screen).await;
+                came.push(planned.kind);
+                let one = self.one(cluster, planned, clients, probe, &mut injected);
+                watch(&clients.load, self.screen, one).await?;
+                if injected.trouble.is_some() {
+                    return Ok(injected);
+                }
+            }
+            let left_out = self.kinds.iter().filter(|kind| !came.contains(kind));
+            injected.left_out = left_out.map(|kind| kind.name()).collect();
+        }
+        clients.sleep(ends.saturating_duration_since(Instant::now()), self.screen).await;
+        Ok(injected)
+    }
+
+    async fn one(
+        &self,
+        cluster: &mut Cluster,
+        planned: Planned,
+        clients: &Clients,
+        probe: &Probe,
+        injected: &mut Injected,
+    ) -> Result<(), Error> {
+        let random = Random::new(planned.seed);
+        let (kind, hold, screen) = (planned.kind, planned.hold, self.screen);
+        let mut stage = Stage { cluster, random, hold, screen, kind, began: None, ended: None };
+        let outcome = kind.run(&mut stage).await;
+        let Stage { cluster, began, ended, .. } = stage;
+        let (target, began) = began.unwrap_or_else(|| ("nobody".to_owned(), Instant::now()));
+        let ended = ended.unwrap_or_else(Instant::now);
+        let landed = match outcome {
+            Ok(landed) => Some(landed),
+            Err(Error::NotLanded(why)) => {
+                injected.missed.push(format!("{} of {target}: {why}", kind.name()));
+                cluster.mend().await?;
+                None
+            }
+            Err(Error::Cluster(trouble)) => {
+                injected.trouble = Some(format!("{} of {target}: {trouble}", kind.name()));
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        if injected.trouble.is_none()
+            && let Err(error) = cluster.await_whole().await
+        {
+            injected.trouble = Some(format!("after {} of {target}: {error}", kind.name()));
+        }
+        let whole = Instant::now();
+        let recovery = match injected.trouble {
+            None => {
+                probe.round_after(whole, PATIENT_TIMEOUT).await;
+                probe.recovery(began, whole)
+            }
+            Some(_) => None,
+        };
+        if injected.trouble.is_none() && recovery.is_none() {
+            let (kind, waited) = (kind.name(), PATIENT_TIMEOUT.as_secs());
+            injected.trouble = Some(format!(
+                "after {kind} of {target}: the cluster says that it is whole, and for {waited} s some partition accepts no put"
+            ));
+        }
+        let since = |at: Instant| at.saturating_duration_since(clients.load.began);
+        injected.disturbed.push((since(began), since(Instant::now())));
+        let back = match (recovery, &injected.trouble) {
+            (Some(recovery), _) => format!("served again after {} ms", recovery.as_millis()),
+            (None, trouble) => trouble.clone().unwrap_or_default(),
+        };
+        let what = landed.as_deref().unwrap_or("DID NOT LAND");
+        screen.fault_is_over(&format!("{:<13}{target:<28}  {what}; {back}", kind.name()), recovery);
+        injected.spans.push(FaultSpan {
+            kind: kind.name().to_owned(),
+            target,
+            began_ms: since(began).as_millis() as u64,
+            ended_ms: since(ended).as_millis() as u64,
+            landed,
+            recovery_ms: recovery.map(|recovery| recovery.as_millis() as u64),
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! What the group never does, whoever asks: each test names the rule that would be broken.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use types::{BootNonce, ClusterId, Configuration, Duty, Epoch, Incarnation, NodeId, PartitionCount, PartitionId, Term};
+use viewcore::plan::moving::{Planned, steps};
+use viewcore::{Bootstrap, Cause, Change, ClusterState, Command, Observed, Operation, Refusal, Registration, Step};
+
+const PARTITION: PartitionId = PartitionId(0);
+
+fn ids<const N: usize>(numbers: [u64; N]) -> Vec<NodeId> {
+    numbers.into_iter().map(NodeId).collect()
+}
+
+/// One partition on nodes 1, 2 and 3, of so many.
+fn cluster(nodes: u64) -> ClusterState {
+    let mut state = ClusterState::default();
+    let partition_count = PartitionCount::new(1).unwrap();
+    let bootstrap = Bootstrap { cluster: ClusterId(7), partition_count, replication: 3, expected_nodes: 3 };
+    state.apply(&Command::Bootstrap(bootstrap)).unwrap();
+    for nonce in 1..=nodes {
+        let registration = Registration {
+            cluster: ClusterId::NONE,
+            node: None,
+            incarnation: Incarnation(1),
+            nonce: BootNonce(nonce),
+            address: format!("host{nonce}:1"),
+            http_address: String::new(),
+            zone: String::new(),
+            weight: 100,
+            highest_epoch: Epoch(0),
+            highest_promised: Term(0),
+        };
+        state.apply(&Command::Register(registration)).unwrap();
+    }
+    let placements = vec![(PARTITION, ids([1, 2, 3]))];
+    change(&mut state, |change| change.placements = placements).unwrap();
+    state
+}
+
+fn change(state: &mut ClusterState, edit: impl FnOnce(&mut Change)) -> Result<(), Refusal> {
+    let mut change = Change::new(state.epoch(), Cause::Rebalance);
+    edit(&mut change);
+    state.apply(&Command::Change(change)).map(drop)
+}
+
+fn step(state: &mut ClusterState, step: Step) -> Result<(), Refusal> {
+    change(state, |change| change.steps = vec![(PARTITION, step)])
+}
+
+/// Node 4 stands in node 3's place, and nothing is activated yet.
+fn with_new_members() -> ClusterState {
+    let mut state = cluster(5);
+    step(&mut state, Step::Fill { joins: NodeId(4), leaves: Some(NodeId(3)) }).unwrap();
+    step(&mut state, Step::Members(ids([1, 2, 4]))).unwrap();
+    state
+}
+
+fn configuration(state: &ClusterState) -> &Configuration {
+    state.view().unwrap().configuration(PARTITION).unwrap()
+}
+
+/// Guards P18: new members that count as activated at once, so that a takeover asks none of the old ones.
+#[test]
+fn new_members_stand_beside_the_prior_ones() {
+    assert_eq!(configuration(&with_new_members()).prior, ids([1, 2, 3]));
+}
+
+/// Guards P19: members that are not activated and are replaced by others than those before: two majorities that do not meet.
+#[test]
+fn what_is_not_activated_gives_way_only_to_what_it_was() {
+    let mut state = with_new_members();
+    // Two of the prior members are gone from there, as after a step that was planned on something else.
+    let refused = step(&mut state, Step::Members(ids([1, 4])));
+    assert!(matches!(refused, Err(Refusal::BadPlan(_))), "{refused:?}");
+    step(&mut state, Step::Members(ids([1, 2, 3]))).unwrap();
+    assert!(configuration(&state).is_activated());
+}
+
+/// Guards P21: a learner that becomes a member while it lacks what the others have.
+#[test]
+fn a_learner_waits_until_it_is_full() {
+    let mut state = cluster(4);
+    step(&mut state, Step::Fill { joins: NodeId(4), leaves: Some(NodeId(3)) }).unwrap();
+    let nobody = BTreeSet::new();
+    let planned = steps(&state, &Observed::default(), &nobody, &nobody, &mut Planned::default());
+    assert_eq!(planned.map(|change| change.steps).unwrap_or_default(), []);
+}
+
+/// Guards P3: a replica's damage that is forgotten when something else changes: it would vote with an empty log.
+#[test]
+fn damage_is_remembered_until_the_node_is_let_go() {
+    let mut state = cluster(4);
+    state.apply(&Command::NoteDamage { node: NodeId(2), partition: PARTITION }).unwrap();
+    change(&mut state, |change| change.placements = vec![(PARTITION, ids([3, 1, 2]))]).unwrap();
+    assert!(!state.is_usable(PARTITION, NodeId(2)));
+}
+
+/// Guards against a node that is let go although nobody can take what it holds.
+#[test]
+fn a_node_stays_that_the_others_cannot_replace() {
+    let mut state = cluster(3);
+    let leave = Operation::SetDuty { node: NodeId(3), duty: Duty::Draining };
+    let refused = state.apply(&Command::Operate(leave.clone()));
+    assert!(matches!(refused, Err(Refusal::Operation(_))), "{refused:?}");
+    assert_eq!(state.node(NodeId(3)).unwrap().duty, Duty::Active);
+    cluster(4).apply(&Command::Operate(leave)).unwrap();
+}
+
+/// Guards against an operator's recovery that gives up acknowledged writes where a majority still has them.
+#[test]
+fn nothing_is_given_up_where_there_is_a_majority() {
+    let mut state = cluster(3);
+    change(&mut state, |change| change.dead = ids([3])).unwrap();
+    let recover = |state: &ClusterState, survivors: Vec<NodeId>| {
+        Command::Operate(Operation::Recover { planned_on: state.epoch(), survivors: vec![(PARTITION, survivors)] })
+    };
+    let refused = state.apply(&recover(&state.clone(), ids([1])));
+    assert!(matches!(refused, Err(Refusal::Operation(_))), "{refused:?}");
+    change(&mut state, |change| change.dead = ids([2])).unwrap();
+    state.apply(&recover(&state.clone(), ids([1]))).unwrap();
+    assert_eq!(configuration(&state).replicas, ids([1]));
+}
