@@ -106,7 +106,7 @@ async fn teller(client: Client, bank: Arc<Bank>, number: u64) -> Result<()> {
                 TransactionOperation::Put { key: from, value: holding(has - amount, transfer) },
                 TransactionOperation::Put { key: to, value: holding(had + amount, transfer) },
             ],
-            otherwise: Vec::new(),
+            ..Transaction::default()
         };
         match client.transact(transaction).await {
             Ok(transacted) if transacted.succeeded => drop(bank.done.fetch_add(1, Ordering::Relaxed)),
@@ -236,8 +236,16 @@ async fn disturb(
                 Some(node) => {
                     let status = node.registered(leaders).await?;
                     let drain = Operation::SetDuty { node: status.info.id, duty: Duty::Draining };
-                    leaders.operate(&drain).await?;
-                    guest = Some(node);
+                    // A busy machine may be without a leader for a moment.
+                    let until = Instant::now() + Duration::from_secs(60);
+                    while let Err(error) = leaders.operate(&drain).await {
+                        let passes = matches!(error, Error::NoViewleader { .. } | Error::ViewleaderUnavailable { .. });
+                        ensure!(passes && Instant::now() < until, "{error}");
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                    // Then it dies, wherever that finds it; the next one is new.
+                    load::await_health(client).await.with_context(|| format!("after the drain in round {round}"))?;
+                    drop(node);
                 }
             },
         }

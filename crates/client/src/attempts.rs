@@ -179,6 +179,9 @@ impl<'a> Attempts<'a> {
                 return self.transacted(transacted, NodeId(response.node));
             }
             (Some(Wire::Collected(collected)), Operation::Collect(_)) => return self.collected(collected),
+            (Some(Wire::Fenced(fenced)), Operation::Transact(..)) => {
+                return Ok(Next::Settled(Answer::Fenced(FencingToken(fenced.newest))));
+            }
             (result, _) => result,
         };
         let alone = !matches!(self.operation, Operation::Transact(..) | Operation::Collect(_));

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 use types::{
-    Condition, ErrorCode, NodeId, OperationResult, PartitionId, Record, Seq, Term, Transaction, TransactionOperation,
-    TransactionOutcome,
+    Condition, ErrorCode, Fence, FencingToken, NodeId, OperationResult, PartitionId, Record, Seq, Term, Transaction,
+    TransactionOperation, TransactionOutcome,
 };
 use wire::convert::Operation;
 
@@ -60,6 +60,12 @@ impl TransactionBuilder<'_> {
 
     fn condition(mut self, key: impl Into<Bytes>, condition: Condition) -> Self {
         self.transaction.conditions.push((key.into(), condition));
+        self
+    }
+
+    /// The lock that the caller believes to hold: refused where a newer grant of it was used.
+    pub fn fence(mut self, name: impl Into<Bytes>, token: FencingToken) -> Self {
+        self.transaction.fence = Some(Fence { name: name.into(), token });
         self
     }
 
@@ -114,20 +120,23 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Invalid`] where it breaks a limit, [`Error::NotBootstrapped`]; [`Error::NotDone`], with
-    /// [`ErrorCode::Conflict`] where others were in the way until the time was up; [`Error::Unknown`].
+    /// [`ErrorCode::Conflict`] where others were in the way until the time was up; [`Error::Unknown`]; [`Error::Fenced`].
     pub async fn transact(&self, transaction: Transaction) -> Result<Transacted, Error> {
         transaction.check().map_err(|error| Error::Invalid(error.to_string()))?;
         let count = self.view().partition_count;
         let home = transaction.first_key().map(|key| count.partition_of(key));
         if transaction.is_read_only()
+            && transaction.fence.is_none()
             && transaction.keys().any(|key| Some(count.partition_of(key)) != home)
             && let Some(outcome) = self.read_only(&transaction).await?
         {
             return Ok(outcome);
         }
+        let token = transaction.fence.as_ref().map_or(FencingToken(0), |fence| fence.token);
         let (id, stamp) = self.name();
         match self.attempt(Operation::Transact(Box::new(transaction), id, stamp)).await? {
             Answer::Transacted(outcome) => Ok(outcome),
+            Answer::Fenced(newest) => Err(Error::Fenced { token, newest }),
             other => Err(contradiction(&other)),
         }
     }
@@ -167,7 +176,7 @@ impl Client {
                 None => Condition::Absent,
             };
             let conditions = keys.iter().cloned().zip(found.iter().map(unchanged)).collect();
-            let outcome = self.transact(Transaction { conditions, then, otherwise: Vec::new() }).await?;
+            let outcome = self.transact(Transaction { conditions, then, ..Transaction::default() }).await?;
             if outcome.succeeded {
                 return Ok(Some(outcome));
             }

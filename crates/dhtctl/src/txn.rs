@@ -13,10 +13,13 @@
 //! get  a
 //! ```
 //!
+//! A line `fence NAME:TOKEN` has the transaction refused where a newer token of that lock was used.
+//!
 //! What begins with `{` is JSON; bytes that are no text are `{"base64": "…"}` there.
 
 use crate::cli::{ClusterFlags, Globals};
 use crate::failure::{exit_of, kind_of};
+use crate::keys;
 use crate::output::{self, Format};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -28,7 +31,7 @@ use serde_json::{Value, json};
 use std::io::Read;
 use std::path::PathBuf;
 use types::limits::TRANSACTION_BYTES_MAX;
-use types::{Condition, OperationResult, Seq, Transaction, TransactionOperation};
+use types::{Condition, Fence, OperationResult, Seq, Transaction, TransactionOperation};
 
 /// Base64, quotes and names may take a few times the bytes of what they stand for.
 const FILE_BYTES_MAX: u64 = 8 * TRANSACTION_BYTES_MAX as u64;
@@ -37,14 +40,16 @@ const FILE_BYTES_MAX: u64 = 8 * TRANSACTION_BYTES_MAX as u64;
 #[command(after_long_help = "A line is one of\n\
     \x20 if KEY = VALUE | if KEY version N | if KEY absent | if KEY present\n\
     \x20 set KEY VALUE | delete KEY | get KEY\n\
-    \x20 else            what follows is done if a condition does not hold\n\
+    \x20 else              what follows is done if a condition does not hold\n\
+    \x20 fence NAME:TOKEN  refused if a newer token of this lock was used (exit code 5)\n\
     \x20 # a comment\n\
     A word with blanks is written as a JSON string, \"like this\\n\". Reads see what was before; a branch writes a key at \
     most once.\n\n\
     The same as JSON:\n\
     \x20 {\"if\": [{\"key\": \"a\", \"value\": \"10\"}, {\"key\": \"b\", \"absent\": true}, {\"key\": \"c\", \"version\": 7}],\n\
     \x20  \"then\": [{\"set\": \"a\", \"value\": \"5\"}, {\"delete\": \"b\"}, {\"get\": \"c\"}],\n\
-    \x20  \"else\": [{\"get\": \"a\"}]}\n\n\
+    \x20  \"else\": [{\"get\": \"a\"}],\n\
+    \x20  \"fence\": \"NAME:TOKEN\"}\n\n\
     Exit code 1: a condition did not hold, and the steps after `else` were done.")]
 pub(crate) struct TxnFlags {
     /// What to do; `-` reads standard input.
@@ -112,12 +117,18 @@ fn parse(text: &str) -> Result<Transaction, String> {
                 transaction.conditions.push((key(name), condition));
                 continue;
             }
+            ["fence", named] => {
+                let fence = keys::fence(named).map_err(at)?;
+                if transaction.fence.replace(fence).is_some() {
+                    return Err(at("a transaction has one fence at most".into()));
+                }
+                continue;
+            }
             ["set", name, value] => TransactionOperation::Put { key: key(name), value: key(value) },
             ["delete", name] => TransactionOperation::Delete { key: key(name) },
             ["get", name] => TransactionOperation::Get { key: key(name) },
             _ => {
-                let what =
-                    "a line is `if KEY …`, `set KEY VALUE`, `delete KEY`, `get KEY` or `else`; see dhtctl txn --help";
+                let what = "a line is `if KEY …`, `set KEY VALUE`, `delete KEY`, `get KEY`, `fence NAME:TOKEN` or `else`; see dhtctl txn --help";
                 return Err(at(what.to_owned()));
             }
         };
@@ -148,10 +159,10 @@ fn words(line: &str) -> Result<Vec<String>, String> {
 }
 
 fn of_json(value: &Value) -> Result<Transaction, String> {
-    let known = ["if", "then", "else"];
-    let object = value.as_object().ok_or("the transaction is an object with `if`, `then` and `else`")?;
+    let known = ["if", "then", "else", "fence"];
+    let object = value.as_object().ok_or("the transaction is an object with `if`, `then`, `else` and `fence`")?;
     if let Some(other) = object.keys().find(|name| !known.contains(&name.as_str())) {
-        return Err(format!("`{other}` is none of `if`, `then` and `else`"));
+        return Err(format!("`{other}` is none of `if`, `then`, `else` and `fence`"));
     }
     let list = |name: &str| match object.get(name) {
         None => Ok(Vec::new()),
@@ -163,7 +174,12 @@ fn of_json(value: &Value) -> Result<Transaction, String> {
         conditions: list("if")?.iter().map(condition_of_json).collect::<Result<_, _>>()?,
         then: steps("then")?,
         otherwise: steps("else")?,
+        fence: object.get("fence").map(fence_of_json).transpose()?,
     })
+}
+
+fn fence_of_json(value: &Value) -> Result<Fence, String> {
+    keys::fence(value.as_str().ok_or("`fence` is a text, NAME:TOKEN")?)
 }
 
 fn condition_of_json(value: &Value) -> Result<(Bytes, Condition), String> {
@@ -302,11 +318,12 @@ mod tests {
         set a \"5 \\u00e9\\n\"\n\
         delete \"b c\"\n\n\
         get d\n\
+        fence l:7\n\
         else\n\
         get a\n";
     const JSON: &str = r#"{"if": [{"key": "a", "value": "10"}, {"key": "b c", "absent": true}, {"key": "d", "version": 7}],
         "then": [{"set": "a", "value": "5 é\n"}, {"delete": {"base64": "YiBj"}}, {"get": "d"}],
-        "else": [{"get": "a"}]}"#;
+        "else": [{"get": "a"}], "fence": "l:7"}"#;
 
     /// Guards against two forms that mean different things.
     #[test]
@@ -325,6 +342,8 @@ mod tests {
             ("get a\nif a is 5", "line 2: after `if KEY`"),
             ("if a version x", "line 1: x is no version"),
             ("else\nget a\nelse", "line 3: a line is"),
+            ("fence l", "line 1: a fence is NAME:TOKEN"),
+            ("fence l:1\nfence l:2", "line 2: a transaction has one fence"),
             ("get \"a", "line 1: a string in quotes"),
             ("{\"if\": 3}", "`if` is a list"),
             ("{\"do\": []}", "`do` is none of"),

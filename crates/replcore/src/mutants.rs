@@ -120,6 +120,8 @@ mutants! {
     P22Reads,
     /// A page shows keys that are locked.
     P22Scan,
+    /// A newer fencing token is used while writes with an older one are under way.
+    FenceHeld,
     /// A vote counts for whatever attempt has the same number in the present term.
     P24,
     /// A participant says yes before its locks are committed.

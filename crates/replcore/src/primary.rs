@@ -374,11 +374,17 @@ impl Replica {
             None => None,
             Some(fence) => match self.judge_fence(fence, state, effects) {
                 None => return Self::reply(token, self.refusal(), effects),
-                Some(Judged::Older { answer, seen }) => return self.answer_as_read(token, answer, seen),
+                Some(Judged::Older { answer, seen, .. }) => return self.answer_as_read(token, answer, seen),
                 Some(Judged::Same) => None,
                 Some(Judged::Newer(change)) => Some(change),
             },
         };
+        if let (Some(change), Role::Primary(primary)) = (&fence, &mut self.role)
+            && let Some(Conflict { key, .. }) = primary.transactions.locks.fence_conflict(&change.key.name)
+        {
+            // Writes with an older token are under way; they come first, or never.
+            return primary.transactions.park(key, Parked::Mutate(token, proposal.clone()));
+        }
         let key = user(&mutation.key);
         let found = if on(Mutant::P12Judged) {
             self.committed_record(&key, state, effects).map(|record| (record, Seq(0)))

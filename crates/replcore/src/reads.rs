@@ -9,6 +9,7 @@ use crate::fingerprint::hash_table;
 use crate::message::Body;
 use crate::mutants::{Mutant, on};
 use crate::replica::{Replica, Role, user};
+use crate::transactions::TransactionBody;
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
@@ -28,8 +29,8 @@ pub(crate) struct Waiting {
 enum What {
     /// The values of these keys as of one instant.
     Values(Vec<Bytes>),
-    /// P26: another partition hears that there is nothing left to write here, once everything seen is committed.
-    Acknowledgement { attempt: AttemptId, seen: Seq },
+    /// A transaction's home hears this, once everything seen is committed.
+    Message { attempt: AttemptId, body: TransactionBody, seen: Seq },
     /// The key's value as of what is committed when the answer leaves.
     Value(Bytes),
     /// These records.
@@ -47,8 +48,8 @@ impl Waiting {
         Waiting { token: Some(token), what: What::Settled { answer, seen } }
     }
 
-    pub(crate) fn acknowledgement(attempt: AttemptId, seen: Seq) -> Waiting {
-        Waiting { token: None, what: What::Acknowledgement { attempt, seen } }
+    pub(crate) fn message(attempt: AttemptId, body: TransactionBody, seen: Seq) -> Waiting {
+        Waiting { token: None, what: What::Message { attempt, body, seen } }
     }
 
     /// Answers with `refusal`, unless the request is known to be appended: then its outcome is unknown (P29).
@@ -271,7 +272,7 @@ impl Replica {
             let hidden = match &waiting.what {
                 What::Value(key) => self.is_hidden(key),
                 What::Values(keys) => keys.iter().any(|key| self.is_hidden(key)),
-                What::Page(_) | What::Settled { .. } | What::Acknowledgement { .. } => false,
+                What::Page(_) | What::Settled { .. } | What::Message { .. } => false,
             };
             if hidden {
                 locked.push(waiting);
@@ -290,13 +291,13 @@ impl Replica {
                     }
                     continue;
                 }
-                What::Settled { seen, .. } | What::Acknowledgement { seen, .. } if *seen > committed => {
+                What::Settled { seen, .. } | What::Message { seen, .. } if *seen > committed => {
                     early.push(waiting);
                     continue;
                 }
                 What::Settled { answer, .. } => answer.clone(),
-                What::Acknowledgement { attempt, .. } => {
-                    self.acknowledge(*attempt, effects);
+                What::Message { attempt, body, .. } => {
+                    self.say(attempt.home, *attempt, body.clone(), effects);
                     continue;
                 }
             };

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use types::{
     Condition, ErrorCode, Fence, FencingToken, Mutation, MutationKind, NodeId, OperationResult, Record, RequestId,
-    Stamp, View,
+    Stamp, Transaction, View,
 };
 
 /// How long an operation is retried.
@@ -227,7 +227,7 @@ impl Client {
 
     /// Some writes are those of a lock's holder, or of who was one: tokens rise with the time, and some are old.
     fn choose_fence(&self, ctx: &mut Context, action: &Action) -> Option<Fence> {
-        if !matches!(action, Action::Mutate { .. }) || !ctx.random.chance(250) {
+        if !action.changes() || !ctx.random.chance(250) {
             return None;
         }
         let age = if ctx.random.chance(300) { ctx.random.below(4) } else { 0 };
@@ -251,7 +251,10 @@ impl Client {
                     partition = of;
                     Ask::Collect(keys)
                 }
-                None => Ask::Transact { id, stamp: open.stamp, transaction: transaction.clone() },
+                None => {
+                    let transaction = Transaction { fence: open.fence.clone(), ..transaction.clone() };
+                    Ask::Transact { id, stamp: open.stamp, transaction }
+                }
             },
             Action::Get => Ask::Get(open.key.clone()),
             Action::Mutate { kind, condition } => Ask::Mutate {

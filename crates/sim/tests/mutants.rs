@@ -42,6 +42,7 @@ const NOTICED: &[(Mutant, Option<Scenario>)] = &[
     (Mutant::P22Append, None),
     (Mutant::P22Reads, None),
     (Mutant::P22Scan, None),
+    (Mutant::FenceHeld, None),
     (Mutant::P25Early, None),
     (Mutant::P25Locks, None),
     (Mutant::P26Early, None),

@@ -12,7 +12,7 @@ use crate::ids::{PartitionId, Seq, Term};
 use crate::limits::{KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, TRANSACTION_KEYS_MAX, VALUE_BYTES_MAX};
 use crate::position::PartitionCount;
 use crate::record::Record;
-use crate::request::Condition;
+use crate::request::{Condition, Fence};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -111,6 +111,8 @@ pub struct Transaction {
     pub then: Vec<TransactionOperation>,
     /// Done if one does not.
     pub otherwise: Vec<TransactionOperation>,
+    /// The lock that its sender believes to hold: refused if one of its partitions has seen a newer grant of it.
+    pub fence: Option<Fence>,
 }
 
 /// A transaction that breaks a limit; said to whoever wrote it.
@@ -200,7 +202,7 @@ impl Transaction {
         let mut part_of = |key: &Bytes| {
             let partition = count.partition_of(key);
             parts.iter().position(|(p, _)| *p == partition).unwrap_or_else(|| {
-                parts.push((partition, TransactionPart::default()));
+                parts.push((partition, TransactionPart { fence: self.fence.clone(), ..TransactionPart::default() }));
                 parts.len() - 1
             })
         };
@@ -229,6 +231,8 @@ pub struct TransactionPart {
     pub then: Vec<(u32, TransactionOperation)>,
     /// And of `otherwise`.
     pub otherwise: Vec<(u32, TransactionOperation)>,
+    /// The whole transaction's.
+    pub fence: Option<Fence>,
 }
 
 impl TransactionPart {
@@ -376,6 +380,7 @@ mod tests {
             conditions: names.iter().map(|name| (key(name), Condition::Absent)).collect(),
             then: names.iter().map(|name| put(name)).collect(),
             otherwise: vec![TransactionOperation::Delete { key: key("z") }],
+            fence: None,
         };
         let parts = transaction.split(count);
         assert_eq!(parts[0].0, count.partition_of(b"k0"));

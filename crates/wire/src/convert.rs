@@ -311,7 +311,8 @@ pub(crate) fn condition_from_wire(condition: Option<v1::Condition>) -> Result<Co
     }
 }
 
-fn fence_to_wire(fence: &Fence) -> v1::Fence {
+/// As it travels.
+pub fn fence_to_wire(fence: &Fence) -> v1::Fence {
     v1::Fence { name: String::from_utf8_lossy(&fence.name).into_owned(), token: fence.token.0 }
 }
 

@@ -1,6 +1,6 @@
 //! Transactions as they travel, and back, checked.
 
-use crate::convert::{Malformed, condition_from_wire, required};
+use crate::convert::{Malformed, condition_from_wire, fence_from_wire, fence_to_wire, required};
 use crate::v1;
 use bytes::Bytes;
 use types::{Condition, OperationResult, Record, Seq, Transaction, TransactionOperation, TransactionPart};
@@ -16,6 +16,7 @@ impl From<Transaction> for v1::Transact {
             then: steps(transaction.then),
             otherwise: steps(transaction.otherwise),
             request: None,
+            fence: transaction.fence.as_ref().map(fence_to_wire),
         }
     }
 }
@@ -31,6 +32,7 @@ impl TryFrom<v1::Transact> for Transaction {
             conditions: conditions_from_wire(transact.conditions)?,
             then: steps(transact.then)?,
             otherwise: steps(transact.otherwise)?,
+            fence: transact.fence.map(fence_from_wire).transpose()?,
         };
         transaction.check().map_err(|error| Malformed(error.to_string()))?;
         Ok(transaction)
@@ -107,11 +109,12 @@ pub fn part_to_wire(part: TransactionPart) -> (Vec<v1::KeyCondition>, Vec<v1::Pl
 }
 
 /// # Errors
-/// [`Malformed`] where a step is missing.
+/// [`Malformed`] where a step is missing, or the fence breaks a limit.
 pub fn part_from_wire(
     conditions: Vec<v1::KeyCondition>,
     then: Vec<v1::PlacedStep>,
     otherwise: Vec<v1::PlacedStep>,
+    fence: Option<v1::Fence>,
 ) -> Result<TransactionPart, Malformed> {
     let steps = |steps: Vec<v1::PlacedStep>| {
         let one = |placed: v1::PlacedStep| Ok((placed.place, required(placed.step, "a placed step")?.try_into()?));
@@ -121,6 +124,7 @@ pub fn part_from_wire(
         conditions: conditions_from_wire(conditions)?,
         then: steps(then)?,
         otherwise: steps(otherwise)?,
+        fence: fence.map(fence_from_wire).transpose()?,
     })
 }
 
@@ -139,6 +143,7 @@ pub fn results_from_wire(results: Vec<v1::PlacedResult>) -> Result<Vec<(u32, Ope
 #[cfg(test)]
 mod tests {
     use super::*;
+    use types::{Fence, FencingToken};
 
     /// Guards against a part of a transaction or of its result that gets lost on the way, or arrives as another.
     #[test]
@@ -156,12 +161,14 @@ mod tests {
                 TransactionOperation::Delete { key: key("b") },
             ],
             otherwise: vec![TransactionOperation::Get { key: key("a") }],
+            fence: Some(Fence { name: key("lock"), token: FencingToken(7) }),
         };
         let wire = v1::Transact::from(transaction.clone());
         assert_eq!(Transaction::try_from(wire.clone()), Ok(transaction.clone()));
         let (_, part) = transaction.split(types::PartitionCount::new(1).expect("a power of two")).remove(0);
         let (conditions, then, otherwise) = part_to_wire(part.clone());
-        assert_eq!(part_from_wire(conditions, then, otherwise), Ok(part));
+        let fence = part.fence.as_ref().map(fence_to_wire);
+        assert_eq!(part_from_wire(conditions, then, otherwise, fence), Ok(part));
         let empty = v1::Transact { conditions: Vec::new(), then: Vec::new(), otherwise: Vec::new(), ..wire };
         assert!(Transaction::try_from(empty).is_err(), "limits are checked at the door");
         for result in [

@@ -4,9 +4,11 @@ use super::judging::{self, Judged, Judgement};
 use super::records::Decision;
 use super::{Age, Conflict, OnCommit, Parked, TransactionBody};
 use crate::event::{Answer, Effect, State, Token, TransactionProposal};
+use crate::fences::Judged as Fenced;
 use crate::mutants::{Mutant, on};
 use crate::primary::Patience;
 use crate::replica::{Replica, Role};
+use bytes::Bytes;
 use rustc_hash::FxHashSet;
 use std::collections::BTreeMap;
 use types::limits::{TRANSACTION_READ_BYTES_MAX, TRANSACTION_RESULT_BYTES_MAX};
@@ -26,6 +28,8 @@ pub(super) struct Attempt {
     /// What was found for the own part, whose keys are locked since.
     judged: Judged,
     keys: Vec<super::locks::Locked>,
+    /// The name of the lock whose token it came with, held since as well.
+    fence: Option<Bytes>,
     participants: BTreeMap<PartitionId, Participant>,
     patience: Patience,
     pub(super) ticks: u32,
@@ -108,6 +112,17 @@ impl Replica {
             // It holds nothing yet, so it may wait for anybody.
             return transactions.park(key, Parked::Transact(token, proposal));
         }
+        let fence = match part.fence.as_ref().map(|fence| self.judge_fence(fence, state, effects)) {
+            None | Some(Some(Fenced::Same)) => None,
+            Some(None) => return Self::reply(token, self.refusal(), effects),
+            Some(Some(Fenced::Older { answer, seen, .. })) => return self.answer_as_read(token, answer, seen),
+            Some(Some(Fenced::Newer(change))) => Some(change),
+        };
+        if let (Some(change), Some(transactions)) = (&fence, self.transactions())
+            && let Some(Conflict { key, .. }) = transactions.locks.fence_conflict(&change.key.name)
+        {
+            return transactions.park(key, Parked::Transact(token, proposal));
+        }
         let Some(judged) = self.judge(part, state, effects) else {
             return Self::reply(token, self.refusal(), effects);
         };
@@ -115,9 +130,9 @@ impl Replica {
             return Self::reply(token, Answer::Error(ErrorCode::Invalid), effects);
         }
         if proposal.parts.len() == 1 {
-            self.transact_here(token, &proposal, judged, effects);
+            self.transact_here(token, &proposal, judged, fence, effects);
         } else {
-            self.begin_attempt(token, proposal, judged, effects);
+            self.begin_attempt(token, proposal, judged, fence, effects);
         }
     }
 
@@ -127,16 +142,19 @@ impl Replica {
         token: Token,
         proposal: &TransactionProposal,
         judged: Judged,
+        fence: Option<Change>,
         effects: &mut Vec<Effect>,
     ) {
         let succeeded = judged.found.holds;
         let next = self.log.last().seq.next();
         let outcome = judging::outcome(succeeded, &judged.found, Some(next), std::iter::empty());
         let seen = judged.seen;
-        let changes = judged.into_branch(succeeded);
+        let mut changes = judged.into_branch(succeeded);
         if changes.is_empty() {
+            let seen = self.keep_token(fence).unwrap_or(seen);
             return self.answer_as_read(token, self.transacted(outcome), seen);
         }
+        changes.extend(fence);
         let (id, stamp, forget_before) = (proposal.id, proposal.stamp, proposal.forget_before);
         if self.append_outcome(changes, &outcome, id, stamp, forget_before).is_none() {
             return Self::reply(token, Answer::Error(ErrorCode::Invalid), effects);
@@ -144,13 +162,20 @@ impl Replica {
         self.await_outcome(next, [token], &outcome);
     }
 
+    /// A newer fencing token is kept in an entry of its own.
+    fn keep_token(&mut self, fence: Option<Change>) -> Option<Seq> {
+        fence.map(|change| self.append_transaction(Batch { changes: vec![change], ..Batch::default() }))
+    }
+
     fn begin_attempt(
         &mut self,
         token: Token,
         proposal: TransactionProposal,
-        judged: Judged,
+        mut judged: Judged,
+        fence: Option<Change>,
         effects: &mut Vec<Effect>,
     ) {
+        judged.seen = self.keep_token(fence).unwrap_or(judged.seen);
         let TransactionProposal { id: request, stamp, parts, forget_before } = proposal;
         let (home, patience) = (self.partition(), Patience::new(self.settings.resend_ticks));
         let Role::Primary(primary) = &mut self.role else { return };
@@ -160,10 +185,13 @@ impl Replica {
         let counter = transactions.counter;
         let attempt = AttemptId { home, term, counter };
         let mut parts = parts.into_iter();
-        let keys: Vec<_> = parts.next().map_or(Vec::new(), |(_, part)| {
-            part.keys().into_iter().map(|(key, exclusive)| (key.clone(), exclusive)).collect()
-        });
+        let own = parts.next().map(|(_, part)| part).unwrap_or_default();
+        let keys: Vec<_> = own.keys().into_iter().map(|(key, exclusive)| (key.clone(), exclusive)).collect();
         transactions.locks.take(attempt, &keys, false);
+        let fence = own.fence.map(|fence| fence.name);
+        if let Some(name) = &fence {
+            transactions.locks.take_fence(attempt, name);
+        }
         let participants =
             parts.map(|(partition, part)| (partition, Participant { part: Box::new(part), yes: None })).collect();
         let begun = Attempt {
@@ -173,6 +201,7 @@ impl Replica {
             forget_before,
             judged,
             keys,
+            fence,
             participants,
             patience,
             ticks: 0,
@@ -217,13 +246,13 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_no(&mut self, attempt: AttemptId, from: PartitionId, code: ErrorCode, effects: &mut Vec<Effect>) {
+    pub(super) fn on_no(&mut self, attempt: AttemptId, from: PartitionId, why: &Answer, effects: &mut Vec<Effect>) {
         let Role::Primary(primary) = &mut self.role else { return };
         let own = attempt.term == primary.term();
         let Some(open) = primary.transactions.attempts.get(&attempt.counter).filter(|_| own) else { return };
         // A no that comes after a yes is an earlier copy's.
         if open.participants.get(&from).is_some_and(|participant| participant.yes.is_none()) {
-            self.give_up_attempt(attempt.counter, &Answer::Error(code), effects);
+            self.give_up_attempt(attempt.counter, why, effects);
         }
     }
 
@@ -254,8 +283,12 @@ impl Replica {
         let (term, transactions) = (primary.term(), &mut primary.transactions);
         let it = transactions.attempts.remove(&counter)?;
         transactions.by_request.remove(&it.request);
-        transactions.locks.release(AttemptId { home, term, counter }, &it.keys);
-        transactions.wake(&it.keys);
+        let attempt = AttemptId { home, term, counter };
+        transactions.locks.release(attempt, &it.keys);
+        if let Some(name) = &it.fence {
+            transactions.locks.release_fence(attempt, name);
+        }
+        transactions.wake(it.keys.iter().map(|(key, _)| key).chain(&it.fence));
         Some(it)
     }
 

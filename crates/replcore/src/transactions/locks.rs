@@ -5,6 +5,9 @@
 //! committed. Locks that a home holds in memory only, for its own keys, hide nothing: until the decision commits, the
 //! value before it is the value.
 //!
+//! A transaction that carries a fencing token holds its name, shared with others of the same token: a newer token waits
+//! for it, or its writes could follow those of the newer one.
+//!
 //! The table is a part of the primary's memory of its term. It is never taken back: where entries are, the term is over.
 
 use crate::fingerprint::hash_table;
@@ -20,11 +23,14 @@ pub(crate) type Locked = (Bytes, bool);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Locks {
     by_key: FxHashMap<Bytes, Lock>,
+    /// Who came with a token of this name's newest grant and is not over: until then no newer one is used.
+    fences: FxHashMap<Bytes, Vec<AttemptId>>,
 }
 
 impl Hash for Locks {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         hash_table(&self.by_key, hasher);
+        hash_table(&self.fences, hasher);
     }
 }
 
@@ -87,6 +93,27 @@ impl Locks {
                 lock.shared.retain(|holder| *holder != attempt);
             }
             self.drop_if_free(key);
+        }
+    }
+
+    /// Who stands in the way of a newer token of this name.
+    pub(crate) fn fence_conflict(&self, name: &Bytes) -> Option<Conflict> {
+        let holders = self.fences.get(name).filter(|_| !on(Mutant::FenceHeld))?.clone();
+        Some(Conflict { key: name.clone(), holders })
+    }
+
+    /// The attempt's writes come with the newest token of this name, and must not come after a newer one.
+    pub(crate) fn take_fence(&mut self, attempt: AttemptId, name: &Bytes) {
+        self.fences.entry(name.clone()).or_default().push(attempt);
+    }
+
+    /// What it writes is appended, or never will be.
+    pub(crate) fn release_fence(&mut self, attempt: AttemptId, name: &Bytes) {
+        if let Some(holders) = self.fences.get_mut(name) {
+            holders.retain(|holder| *holder != attempt);
+            if holders.is_empty() {
+                self.fences.remove(name);
+            }
         }
     }
 

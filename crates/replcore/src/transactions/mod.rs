@@ -37,6 +37,12 @@
 //! * *An acknowledgement is true.* A participant that has nothing prepared may lack it because it is no primary any more:
 //!   it acknowledges after a round of reads has confirmed that it is (P17), and after all it has seen is committed.
 //!
+//! # Fencing
+//!
+//! Every partition of a transaction judges its token like a put's, when it locks; a newer token is kept from then on,
+//! whatever becomes of the transaction. Until it is over no newer one is used there, so that no write with an older token
+//! follows one with a newer.
+//!
 //! # What is left out
 //!
 //! Transactions that only read and span partitions: clients read twice and compare ([`Collected`](crate::Collected)), and
@@ -66,7 +72,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use types::{
-    AttemptId, Batch, Change, ErrorCode, PartitionId, RecordKey, RecordKind, RequestId, Seq, Stamp, TransactionPart,
+    AttemptId, Batch, Change, ErrorCode, FencingToken, PartitionId, RecordKey, RecordKind, RequestId, Seq, Stamp,
+    TransactionPart,
 };
 
 /// How old an attempt is: that of the client's request, whatever it takes. The lesser is older.
@@ -111,6 +118,11 @@ pub enum TransactionBody {
         /// Why.
         code: ErrorCode,
     },
+    /// To the home: nothing is locked here for this attempt, whose fencing token is older than one that was used.
+    Fenced {
+        /// That one.
+        newest: FencingToken,
+    },
     /// From the home: it has happened (P26).
     Commit {
         /// The entry that prepared it: any other is not what was decided.
@@ -136,6 +148,7 @@ impl TransactionBody {
             TransactionBody::Prepare { .. } => "prepare",
             TransactionBody::Yes { .. } => "yes",
             TransactionBody::No { .. } => "no",
+            TransactionBody::Fenced { .. } => "fenced",
             TransactionBody::Commit { .. } => "commit",
             TransactionBody::Abort => "abort",
             TransactionBody::Done => "done",
@@ -249,8 +262,8 @@ impl Transactions {
         self.parked.entry(key).or_default().push_back(waiting);
     }
 
-    fn wake(&mut self, keys: &[locks::Locked]) {
-        for (key, _) in keys {
+    fn wake<'a>(&mut self, keys: impl IntoIterator<Item = &'a Bytes>) {
+        for key in keys {
             if let Some(waiting) = self.parked.remove(key) {
                 self.parked_count -= waiting.len();
                 for parked in &waiting {
@@ -309,7 +322,7 @@ impl Replica {
         }
     }
 
-    fn say(&self, to: PartitionId, attempt: AttemptId, body: TransactionBody, effects: &mut Vec<Effect>) {
+    pub(crate) fn say(&self, to: PartitionId, attempt: AttemptId, body: TransactionBody, effects: &mut Vec<Effect>) {
         let message = TransactionMessage { attempt, from: self.partition(), body };
         effects.push(Effect::SendToPartition { partition: to, message });
     }
@@ -337,7 +350,10 @@ impl Replica {
             TransactionBody::Yes { prepared, judged } if at_home => {
                 self.on_yes(attempt, from, prepared, *judged, effects);
             }
-            TransactionBody::No { code } if at_home => self.on_no(attempt, from, code, effects),
+            TransactionBody::No { code } if at_home => self.on_no(attempt, from, &Answer::Error(code), effects),
+            TransactionBody::Fenced { newest } if at_home => {
+                self.on_no(attempt, from, &Answer::Fenced { newest }, effects);
+            }
             TransactionBody::Done if at_home => self.on_done(attempt, from),
             TransactionBody::Ask { prepared } if at_home => self.on_ask(attempt, from, prepared, effects),
             _ => {} // says what only the other side may say
@@ -431,6 +447,9 @@ impl Replica {
                     RecordKind::Prepared => Staged::decode(value).map(|staged| {
                         if !on(Mutant::P16Locks) {
                             transactions.locks.take(attempt, &staged.locked(), true);
+                        }
+                        if let Some(name) = &staged.fence {
+                            transactions.locks.take_fence(attempt, name);
                         }
                         transactions.prepared.insert(attempt, Prepared::recovered(seq, staged, again));
                     }),

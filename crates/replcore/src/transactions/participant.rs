@@ -3,6 +3,7 @@
 use super::records::Staged;
 use super::{Age, Conflict, Judged, OnCommit, Parked, TransactionBody};
 use crate::event::{Effect, State};
+use crate::fences::Judged as Fenced;
 use crate::mutants::{Mutant, on};
 use crate::primary::Patience;
 use crate::reads::Waiting;
@@ -62,13 +63,23 @@ impl Replica {
             return self.say(attempt.home, attempt, TransactionBody::No { code: ErrorCode::Overloaded }, effects);
         }
         let Some(transactions) = self.transactions() else { return };
-        // P25: who would have to wait for an older one, or for one of unknown age, hears no at once.
         let conflict = transactions.locks.conflict(part.keys()).filter(|_| !on(Mutant::P25Locks));
-        if let Some(Conflict { key, holders }) = conflict {
-            if holders.iter().all(|holder| transactions.age(*holder).is_some_and(|holder| age < holder)) {
-                return transactions.park(key, Parked::Prepare(attempt, age, part));
+        if let Some(conflict) = conflict {
+            return self.wait_or_refuse(attempt, age, part, conflict, effects);
+        }
+        let fence = match part.fence.as_ref().map(|fence| self.judge_fence(fence, state, effects)) {
+            Some(None) => return,
+            None | Some(Some(Fenced::Same)) => None,
+            Some(Some(Fenced::Newer(change))) => Some(change),
+            Some(Some(Fenced::Older { newest, seen, .. })) => {
+                // P12: that one may be appended and not committed.
+                return self.say_later(attempt, TransactionBody::Fenced { newest }, seen);
             }
-            return self.say(attempt.home, attempt, TransactionBody::No { code: ErrorCode::Conflict }, effects);
+        };
+        let Some(transactions) = self.transactions() else { return };
+        let conflict = fence.as_ref().and_then(|change| transactions.locks.fence_conflict(&change.key.name));
+        if let Some(conflict) = conflict {
+            return self.wait_or_refuse(attempt, age, part, conflict, effects);
         }
         let Some(judged) = self.judge(&part, state, effects) else { return };
         if judged.found.read_bytes() > TRANSACTION_READ_BYTES_MAX {
@@ -83,9 +94,11 @@ impl Replica {
                 true => {}
             }
         }
-        let staged = Staged { read, then: judged.then.clone(), otherwise: judged.otherwise.clone(), idle };
+        let (then, otherwise) = (judged.then.clone(), judged.otherwise.clone());
+        let staged = Staged { read, then, otherwise, idle, fence: part.fence.map(|fence| fence.name) };
         let key = RecordKey { kind: RecordKind::Prepared, name: attempt.to_name() };
-        let changes = vec![Change { key, value: Some(staged.encode()) }];
+        let mut changes = vec![Change { key, value: Some(staged.encode()) }];
+        changes.extend(fence);
         let seq = self.append_transaction(Batch { changes, ..Batch::default() });
         let patience = Patience::new(self.settings.resend_ticks);
         let Some(transactions) = self.transactions() else { return };
@@ -93,12 +106,32 @@ impl Replica {
             // P22: from the append on.
             transactions.locks.take(attempt, &staged.locked(), true);
         }
+        if let Some(name) = &staged.fence {
+            transactions.locks.take_fence(attempt, name);
+        }
         let prepared = Prepared { seq, staged, judged: Some(judged), age: Some(age), patience, ticks: 0 };
         transactions.prepared.insert(attempt, prepared);
         transactions.commits.push_back((seq, OnCommit::Prepared(attempt)));
         if on(Mutant::P25Early) {
             self.say_yes(attempt, effects);
         }
+    }
+
+    /// P25: who would have to wait for an older one, or for one of unknown age, hears no at once.
+    fn wait_or_refuse(
+        &mut self,
+        attempt: AttemptId,
+        age: Age,
+        part: Box<TransactionPart>,
+        conflict: Conflict,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(transactions) = self.transactions() else { return };
+        let Conflict { key, holders } = conflict;
+        if holders.iter().all(|holder| transactions.age(*holder).is_some_and(|holder| age < holder)) {
+            return transactions.park(key, Parked::Prepare(attempt, age, part));
+        }
+        self.say(attempt.home, attempt, TransactionBody::No { code: ErrorCode::Conflict }, effects);
     }
 
     /// P25: locks and staged values are committed, or were.
@@ -129,9 +162,13 @@ impl Replica {
         }
         // It was written and let go, unless this is no primary any more and lacks what it should have: then no round
         // confirms it. What it has seen may not be committed yet.
-        let seen = self.log.last().seq;
+        self.say_later(attempt, TransactionBody::Done, self.log.last().seq);
+    }
+
+    /// Says so to the home once a round has confirmed that this is the primary, and everything seen is committed.
+    fn say_later(&mut self, attempt: AttemptId, body: TransactionBody, seen: Seq) {
         if let Role::Primary(primary) = &mut self.role {
-            primary.reads.arrive(Waiting::acknowledgement(attempt, seen));
+            primary.reads.arrive(Waiting::message(attempt, body, seen));
         }
     }
 
@@ -147,7 +184,7 @@ impl Replica {
     /// One entry writes the branch, if there is one to write, and drops the locks.
     fn release(&mut self, attempt: AttemptId, branch: Option<bool>, effects: &mut Vec<Effect>) {
         let Some(prepared) = self.transactions().and_then(|t| t.prepared.remove(&attempt)) else { return };
-        let keys = prepared.staged.locked();
+        let (keys, fence) = (prepared.staged.locked(), prepared.staged.fence.clone());
         let key = RecordKey { kind: RecordKind::Prepared, name: attempt.to_name() };
         let mut changes = vec![Change { key, value: None }];
         if let Some(succeeded) = branch {
@@ -157,19 +194,17 @@ impl Replica {
         let Some(transactions) = self.transactions() else { return };
         // P22: for writers it ends here.
         transactions.locks.release(attempt, &keys);
-        transactions.wake(&keys);
+        if let Some(name) = &fence {
+            transactions.locks.release_fence(attempt, name);
+        }
+        transactions.wake(keys.iter().map(|(key, _)| key).chain(&fence));
         let mut acknowledge = branch.is_some();
         if acknowledge && on(Mutant::P26Done) {
             acknowledge = false;
-            self.acknowledge(attempt, effects);
+            self.say(attempt.home, attempt, TransactionBody::Done, effects);
         }
         let Some(transactions) = self.transactions() else { return };
         transactions.commits.push_back((seq, OnCommit::Released { attempt, keys, acknowledge }));
-    }
-
-    /// P26: a round has confirmed that this is the primary, and all it had seen is committed: nothing is left to write.
-    pub(crate) fn acknowledge(&self, attempt: AttemptId, effects: &mut Vec<Effect>) {
-        self.say(attempt.home, attempt, TransactionBody::Done, effects);
     }
 
     /// P27: who holds locks for long asks.

@@ -1,7 +1,8 @@
 //! The hidden records of transactions: what a participant has locked and staged, and what a home has decided.
 //!
 //! ```text
-//! prepared: version u8 = 1, count of keys only read, keys; then for each branch: count, keys with value length + 1 or 0
+//! prepared: version u8 = 1, count of keys only read, keys, count of keys not changed, keys, count of fences (0 or 1), names;
+//!           then for each branch: count, keys with value length + 1 or 0
 //! decision: version u8 = 1, succeeded u8, count of participants: partition, seq of its prepared record
 //! ```
 
@@ -23,6 +24,8 @@ pub(crate) struct Staged {
     pub(crate) otherwise: Vec<Change>,
     /// Keys that either branch may write, though what it would do is nothing.
     pub(crate) idle: Vec<Bytes>,
+    /// The name of the lock whose token it came with.
+    pub(crate) fence: Option<Bytes>,
 }
 
 impl Staged {
@@ -50,6 +53,7 @@ impl Staged {
         };
         put_keys(&mut out, &self.read);
         put_keys(&mut out, &self.idle);
+        put_keys(&mut out, self.fence.as_slice());
         for branch in [&self.then, &self.otherwise] {
             put_varint(&mut out, branch.len() as u64);
             for change in branch {
@@ -73,6 +77,7 @@ impl Staged {
         take_version(input)?;
         let read = take_keys(input)?;
         let idle = take_keys(input)?;
+        let fence = take_keys(input)?.pop();
         let mut branches = [Vec::new(), Vec::new()];
         for branch in &mut branches {
             for _ in 0..take_varint(input)? {
@@ -86,7 +91,7 @@ impl Staged {
         }
         end(input)?;
         let [then, otherwise] = branches;
-        Ok(Staged { read, then, otherwise, idle })
+        Ok(Staged { read, then, otherwise, idle, fence })
     }
 }
 
@@ -174,6 +179,7 @@ mod tests {
             then: vec![change(b"a", Some(key(b"1"))), change(b"b", None)],
             otherwise: vec![change(b"a", Some(Bytes::new()))],
             idle: vec![key(b"i")],
+            fence: Some(key(b"f")),
         };
         let bytes = staged.encode();
         assert_eq!(Staged::decode(bytes.clone()), Ok(staged.clone()));

@@ -44,6 +44,7 @@ const NOTICED_BY: &[(Mutant, &[&str])] = &[
     (Mutant::P22Append, &["scenario_08_locks"]),
     (Mutant::P22Reads, &["scenario_08_locks"]),
     (Mutant::P22Scan, &["scenario_08_locks"]),
+    (Mutant::FenceHeld, &["transaction_fence"]),
     (Mutant::P24, &["scenario_08_late"]),
     (Mutant::P25Early, &["scenario_08_commits"]),
     (Mutant::P25Locks, &["scenario_08_locks"]),

@@ -63,6 +63,7 @@ scripts![
     takeover,
     takeover_conflict,
     transaction,
+    transaction_fence,
     watch,
     write,
 ];

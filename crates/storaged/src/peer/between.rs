@@ -1,8 +1,8 @@
 //! What the primaries of partitions say to each other about transactions, as it travels, and back, checked.
 
 use replcore::{Age, Judgement, TransactionBody, TransactionMessage};
-use types::{AttemptId, ErrorCode, PartitionId, RequestId, Seq, Stamp, Term};
-use wire::convert::{Malformed, required};
+use types::{AttemptId, ErrorCode, FencingToken, PartitionId, RequestId, Seq, Stamp, Term};
+use wire::convert::{Malformed, fence_to_wire, required};
 use wire::transactions::{part_from_wire, part_to_wire, results_from_wire, results_to_wire};
 use wire::v1;
 use wire::v1::between_partitions::Body as Wire;
@@ -12,6 +12,7 @@ pub(crate) fn to_wire(partition: PartitionId, message: TransactionMessage) -> v1
     let TransactionMessage { attempt, from, body } = message;
     let body = match body {
         TransactionBody::Prepare { age, part } => {
+            let fence = part.fence.as_ref().map(fence_to_wire);
             let (conditions, then, otherwise) = part_to_wire(*part);
             Wire::Prepare(v1::TransactionPrepare {
                 stamp: age.stamp.0,
@@ -20,6 +21,7 @@ pub(crate) fn to_wire(partition: PartitionId, message: TransactionMessage) -> v1
                 conditions,
                 then,
                 otherwise,
+                fence,
             })
         }
         TransactionBody::Yes { prepared, judged } => Wire::Yes(v1::TransactionYes {
@@ -29,6 +31,7 @@ pub(crate) fn to_wire(partition: PartitionId, message: TransactionMessage) -> v1
             otherwise: results_to_wire(judged.otherwise),
         }),
         TransactionBody::No { code } => Wire::No(code.number()),
+        TransactionBody::Fenced { newest } => Wire::Fenced(newest.0),
         TransactionBody::Commit { prepared, succeeded } => {
             Wire::Commit(v1::TransactionCommit { prepared: prepared.0, succeeded })
         }
@@ -59,7 +62,7 @@ pub(crate) fn from_wire(message: v1::BetweenPartitions) -> Result<TransactionMes
                 stamp: Stamp(prepare.stamp),
                 request: RequestId { client: prepare.client, counter: prepare.counter },
             },
-            part: Box::new(part_from_wire(prepare.conditions, prepare.then, prepare.otherwise)?),
+            part: Box::new(part_from_wire(prepare.conditions, prepare.then, prepare.otherwise, prepare.fence)?),
         },
         Wire::Yes(yes) => TransactionBody::Yes {
             prepared: Seq(yes.prepared),
@@ -70,6 +73,7 @@ pub(crate) fn from_wire(message: v1::BetweenPartitions) -> Result<TransactionMes
             }),
         },
         Wire::No(code) => TransactionBody::No { code: ErrorCode::from_number(code) },
+        Wire::Fenced(newest) => TransactionBody::Fenced { newest: FencingToken(newest) },
         Wire::Commit(commit) => TransactionBody::Commit { prepared: Seq(commit.prepared), succeeded: commit.succeeded },
         Wire::Abort(_) => TransactionBody::Abort,
         Wire::Done(_) => TransactionBody::Done,
@@ -104,7 +108,9 @@ pub(crate) fn wire_bytes(message: &v1::BetweenPartitions) -> usize {
     match &message.body {
         Some(Wire::Prepare(prepare)) => {
             let steps = prepare.then.iter().chain(&prepare.otherwise).map(step).sum::<usize>();
-            EACH + steps + prepare.conditions.iter().map(condition).sum::<usize>()
+            EACH + prepare.fence.as_ref().map_or(0, |fence| fence.name.len() + 12)
+                + steps
+                + prepare.conditions.iter().map(condition).sum::<usize>()
         }
         Some(Wire::Yes(yes)) => EACH + yes.then.iter().chain(&yes.otherwise).map(result).sum::<usize>(),
         _ => EACH,
@@ -115,7 +121,7 @@ pub(crate) fn wire_bytes(message: &v1::BetweenPartitions) -> usize {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use types::{Condition, OperationResult, TransactionOperation, TransactionPart};
+    use types::{Condition, Fence, OperationResult, TransactionOperation, TransactionPart};
 
     /// Guards against a word between partitions that gets lost on the way, or arrives as another.
     #[test]
@@ -124,7 +130,8 @@ mod tests {
         let part = TransactionPart {
             conditions: vec![(key.clone(), Condition::Present)],
             then: vec![(3, TransactionOperation::Put { key: key.clone(), value: key.clone() })],
-            otherwise: vec![(0, TransactionOperation::Get { key })],
+            otherwise: vec![(0, TransactionOperation::Get { key: key.clone() })],
+            fence: Some(Fence { name: key, token: FencingToken(7) }),
         };
         let age = Age { stamp: Stamp(5), request: RequestId { client: 6, counter: 7 } };
         let judged = Judgement { holds: true, then: vec![(3, OperationResult::NotFound)], otherwise: Vec::new() };
@@ -132,6 +139,7 @@ mod tests {
             TransactionBody::Prepare { age, part: Box::new(part) },
             TransactionBody::Yes { prepared: Seq(8), judged: Box::new(judged) },
             TransactionBody::No { code: ErrorCode::Conflict },
+            TransactionBody::Fenced { newest: FencingToken(8) },
             TransactionBody::Commit { prepared: Seq(9), succeeded: false },
             TransactionBody::Abort,
             TransactionBody::Done,

@@ -20,7 +20,7 @@ fn transact(
         None => TransactionOperation::Get { key: key(name) },
     };
     let conditions = conditions.iter().map(|(name, condition)| (key(name), condition.clone())).collect();
-    let transaction = Transaction { conditions, then: steps.iter().map(step).collect(), otherwise: Vec::new() };
+    let transaction = Transaction { conditions, then: steps.iter().map(step).collect(), ..Transaction::default() };
     let heard = heard
         .map_or(Heard::Unknown, |(succeeded, results)| Heard::Transacted(TransactionOutcome { succeeded, results }));
     let of = transaction.first_key().cloned().unwrap_or_default();

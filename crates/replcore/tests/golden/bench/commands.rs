@@ -77,7 +77,7 @@ pub(crate) enum Command {
         #[arg(key)]
         nodes: Numbers,
     },
-    /// `txn 1 a/1 b/2 c@ d- id=1 if="a/1 b/absent" else="a/3"`: put, put, get and delete if the conditions hold. A key's first
+    /// `txn 1 a/1 b/2 c@ d- id=1 if="a/1 b/absent" else="a/3" fence=lock-7`: put, put, get and delete if the conditions hold. A key's first
     /// letter says its partition: a is 0, b is 1; the first key's is the home.
     Txn {
         node: u64,
@@ -91,6 +91,8 @@ pub(crate) enum Command {
         otherwise: Option<String>,
         #[arg(key)]
         stamp: Option<u64>,
+        #[arg(key)]
+        fence: Option<String>,
     },
     /// `collect 1 a a2`: several keys of one partition as of one instant.
     Collect {
@@ -297,12 +299,13 @@ impl goldenscript::Runner for Bench {
                 self.mutate(*node, proposal(*id, mutation, None, None), &mut out)?;
             }
             Command::Partition { number, nodes } => return self.partition(*number, &nodes.0),
-            Command::Txn { node, then, id, conditions, otherwise, stamp } => {
+            Command::Txn { node, then, id, conditions, otherwise, stamp, fence: with } => {
                 let otherwise = otherwise.iter().flat_map(|list| list.split(' ')).map(operation);
                 let transaction = Transaction {
                     conditions: conditions.iter().flat_map(|list| list.split(' ')).map(condition).collect(),
                     then: then.iter().map(|text| operation(text)).collect(),
                     otherwise: otherwise.collect(),
+                    fence: fence(with.as_deref())?,
                 };
                 let proposal = TransactionProposal {
                     id: RequestId { client: 1, counter: *id },
@@ -472,8 +475,12 @@ fn by_first_letter(transaction: &Transaction) -> Vec<(PartitionId, TransactionPa
             numbered.filter(|(_, operation)| partition(operation.key()) == wanted).collect()
         };
         let conditions = transaction.conditions.iter().filter(|(key, _)| partition(key) == wanted).cloned().collect();
-        let part =
-            TransactionPart { conditions, then: branch(&transaction.then), otherwise: branch(&transaction.otherwise) };
+        let part = TransactionPart {
+            conditions,
+            then: branch(&transaction.then),
+            otherwise: branch(&transaction.otherwise),
+            fence: transaction.fence.clone(),
+        };
         (wanted, part)
     };
     partitions.into_iter().map(of).collect()

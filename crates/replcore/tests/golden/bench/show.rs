@@ -143,6 +143,7 @@ pub(crate) fn between_partitions(message: &TransactionMessage) -> String {
         TransactionBody::Yes { prepared, judged } if judged.holds => format!("yes, prepared at {prepared}"),
         TransactionBody::Yes { prepared, .. } => format!("yes, prepared at {prepared}, and the conditions do not hold"),
         TransactionBody::No { code } => format!("no: {code:?}"),
+        TransactionBody::Fenced { newest } => format!("no: fenced, the newest token is {newest}"),
         TransactionBody::Commit { prepared, succeeded } => {
             format!("commit {} as prepared at {prepared}", if *succeeded { "then" } else { "otherwise" })
         }
