@@ -22,7 +22,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("check", &["types"]),
     ("sim", &["types", "viewcore", "replcore", "engine", "check"]),
     ("faults", &[]),
-    ("chaos", &["types", "client", "daemon", "faults", "check", "viewleader", "storaged"]),
+    ("chaos", &["types", "wal", "client", "daemon", "faults", "check", "viewleader", "storaged"]),
     ("model", &["types", "viewcore", "replcore"]),
     ("catalogue", &[]),
     ("e2e", &["types", "wire", "client", "dhtctl"]),

@@ -1,11 +1,13 @@
 //! One bug, and what catches it.
 
+use crate::REFERENCES;
 use std::fmt;
 
 /// Every crate's switches, as they stand in its source.
 const SWITCHES: &[(&str, &str)] = &[
     ("replcore", include_str!("../../replcore/src/mutants.rs")),
     ("viewcore", include_str!("../../viewcore/src/mutants.rs")),
+    ("viewcore::coordination", include_str!("../../viewcore/src/coordination/mutants.rs")),
     ("wal", include_str!("../../wal/src/mutants.rs")),
     ("engine", include_str!("../../engine/src/mutants.rs")),
     ("client", include_str!("../../client/src/mutants.rs")),
@@ -69,6 +71,14 @@ impl Bug {
     /// What the switch does, in the words that stand there; `None`: there is no such switch.
     pub fn what(&self) -> Option<String> {
         switches().into_iter().find(|(name, _)| name == self.name).map(|(_, what)| what)
+    }
+
+    /// The systems that had it, in short.
+    pub fn origin(&self) -> String {
+        let known = self.known_from.iter().filter_map(|number| REFERENCES.get(number - 1));
+        let mut systems: Vec<&str> = known.filter_map(|(what, _)| what.split(',').next()).collect();
+        systems.dedup();
+        if systems.is_empty() { "the rule".to_owned() } else { systems.join(", ") }
     }
 }
 

@@ -4,14 +4,19 @@ use crate::{Bug, Catcher};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// The environment's word for the rule that is broken.
 const VARIABLE: &str = "RINGLEADER_MUTANT";
 /// Seeds that a bug may take to show.
 const SEEDS_MAX: u32 = 3_000;
+/// A catcher that takes longer hangs, and has caught nothing. Far more than any takes on a machine that is busy otherwise.
+const CATCHER_TIME_MAX: Duration = Duration::from_secs(3600);
 
 /// The programs that catch.
 pub struct Programs {
@@ -24,10 +29,31 @@ pub struct Programs {
 /// How a catcher fared.
 #[derive(Clone, Debug)]
 pub struct Caught {
-    /// What noticed, and after how much; `None`: nothing did.
-    pub by: Option<String>,
+    /// What it noticed; `None`: nothing.
+    pub noticed: Option<Noticed>,
     /// How long it took.
     pub took: Duration,
+}
+
+/// What a catcher noticed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Noticed {
+    /// The seed, or how many states; empty for tests.
+    pub after: String,
+    /// What is broken: an invariant, a property, or the tests that failed.
+    pub what: String,
+}
+
+impl fmt::Display for Caught {
+    /// After how much it was noticed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.took.as_secs_f64();
+        match &self.noticed {
+            None => write!(f, "NOT CAUGHT within {seconds:.1} s"),
+            Some(Noticed { after, .. }) if after.is_empty() => write!(f, "{seconds:.1} s"),
+            Some(Noticed { after, .. }) => write!(f, "{after}, {seconds:.1} s"),
+        }
+    }
 }
 
 impl Programs {
@@ -37,8 +63,8 @@ impl Programs {
     /// Where cargo fails; it has said why.
     pub fn build(bugs: &[&Bug]) -> Result<Programs> {
         let mut programs = Programs { tests: BTreeMap::new(), sim: PathBuf::new(), model: PathBuf::new() };
-        let features = "sim/mutants,model/mutants";
-        for artifact in cargo(&["build", "-p", "sim", "-p", "model", "--bins", "--features", features])? {
+        // Of each of them: `model/mutants` would be that of a dependency, for `model` tests itself with it.
+        for artifact in cargo(&["build", "-p", "sim", "-p", "model", "--bins", "--features", "mutants"])? {
             match artifact.target.as_str() {
                 "sim" => programs.sim = artifact.executable,
                 "model" => programs.model = artifact.executable,
@@ -53,7 +79,6 @@ impl Programs {
         let mut arguments = vec!["test", "--no-run"];
         tested.iter().for_each(|package| arguments.extend(["-p", package]));
         for Artifact { package, target, executable, directory } in cargo(&arguments)? {
-            let target = if target == package { "lib".to_owned() } else { target };
             programs.tests.insert((package, target), (executable, directory));
         }
         Ok(programs)
@@ -67,7 +92,8 @@ impl Programs {
         let mut command = match catcher {
             Catcher::Seeds(scenario) => {
                 let mut command = Command::new(&self.sim);
-                command.args(["--seeds", &format!("0..{SEEDS_MAX}")]);
+                // One after another: then the seed that is named is the first one.
+                command.args(["--jobs", "1", "--seeds", &format!("0..{SEEDS_MAX}")]);
                 scenario.iter().for_each(|scenario| {
                     command.args(["--scenario", scenario]);
                 });
@@ -94,45 +120,75 @@ impl Programs {
             None => command.env_remove(VARIABLE),
         };
         let began = Instant::now();
-        let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {catcher}"))?;
+        let ended = run_within(command, CATCHER_TIME_MAX).with_context(|| format!("cannot run {catcher}"))?;
         let took = began.elapsed();
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        if output.status.success() {
+        let Some((status, text)) = ended else { return Ok(Caught { noticed: None, took }) };
+        if status.success() {
             if let Catcher::Test { .. } = catcher {
                 ensure!(!text.contains("running 0 tests"), "{catcher}: there is no such test");
             }
-            return Ok(Caught { by: None, took });
+            return Ok(Caught { noticed: None, took });
         }
-        let by = said(catcher, &text).with_context(|| format!("{catcher} ended with {}:\n{text}", output.status))?;
-        Ok(Caught { by: Some(by), took })
+        let noticed = said(catcher, &text).with_context(|| format!("{catcher} ended with {status}:\n{text}"))?;
+        Ok(Caught { noticed: Some(noticed), took })
     }
 }
 
+/// How a program ended and what it wrote; `None`: it did not end in time, and was killed.
+fn run_within(mut command: Command, limit: Duration) -> Result<Option<(ExitStatus, String)>> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (wrote, written) = mpsc::channel();
+    let read = |mut from: Box<dyn Read + Send>, wrote: mpsc::Sender<std::io::Result<Vec<u8>>>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            // Nobody listens any more once the program was killed.
+            let _gone = wrote.send(from.read_to_end(&mut bytes).map(|_| bytes));
+        });
+    };
+    read(Box::new(child.stdout.take().context("its output is a pipe")?), wrote.clone());
+    read(Box::new(child.stderr.take().context("its errors are a pipe")?), wrote);
+    let deadline = Instant::now() + limit;
+    let mut text = String::new();
+    for _ in 0..2 {
+        match written.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(bytes) => text.push_str(&String::from_utf8_lossy(&bytes?)),
+            Err(_) => {
+                child.kill()?;
+                child.wait()?;
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some((child.wait()?, text)))
+}
+
 /// What a catcher that noticed something said. `None`: it failed for another reason.
-fn said(catcher: Catcher, text: &str) -> Option<String> {
+fn said(catcher: Catcher, text: &str) -> Option<Noticed> {
     match catcher {
         Catcher::Seeds(_) => {
             let line = text.lines().find(|line| line.starts_with("seed "))?;
-            let mut words = line.split_whitespace();
-            let seed = words.nth(1)?;
+            let seed = line.split_whitespace().nth(1)?;
             let broke = line.split(" broke ").nth(1).and_then(|what| what.split(':').next());
-            Some(format!("seed {seed}: {}", broke.unwrap_or("an assertion of the core")))
+            let what = broke.unwrap_or("an assertion of the core").to_owned();
+            Some(Noticed { after: format!("seed {seed}"), what })
         }
         Catcher::World(world) => {
-            let broken = text.lines().find_map(|line| line.trim().strip_prefix("broken: "))?.split(':').next()?;
+            let what = text.lines().find_map(|line| line.trim().strip_prefix("broken: "))?.split(':').next()?;
             let counted = text.lines().find(|line| line.starts_with(world))?;
-            Some(format!("{} states: {broken}", counted.split_whitespace().nth(1)?))
+            let states = counted.split_whitespace().nth(1)?;
+            Some(Noticed { after: format!("{states} states"), what: what.to_owned() })
         }
         Catcher::Test { .. } => {
             let failed = |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned());
             let failed: Vec<String> = text.lines().filter_map(failed).collect();
-            (!failed.is_empty()).then(|| failed.join(", "))
+            (!failed.is_empty()).then(|| Noticed { after: String::new(), what: failed.join(", ") })
         }
     }
 }
 
 struct Artifact {
     package: String,
+    /// `lib` for a library, else its name.
     target: String,
     executable: PathBuf,
     /// Where the package's manifest lies: tests run there.
@@ -151,12 +207,14 @@ fn cargo(arguments: &[&str]) -> Result<Vec<Artifact>> {
     for line in String::from_utf8(output.stdout)?.lines() {
         let message: Value = serde_json::from_str(line).context("cargo's messages are JSON")?;
         let text = |value: &Value| value.as_str().map(str::to_owned);
-        let (Some(executable), Some(target)) = (text(&message["executable"]), text(&message["target"]["name"])) else {
+        let (Some(executable), Some(name)) = (text(&message["executable"]), text(&message["target"]["name"])) else {
             continue;
         };
+        let is_library = message["target"]["kind"].as_array().is_some_and(|kinds| kinds.contains(&"lib".into()));
+        let target = if is_library { "lib".to_owned() } else { name };
         let manifest = PathBuf::from(text(&message["manifest_path"]).context("an artifact has a manifest")?);
         let directory = manifest.parent().context("a manifest lies in a directory")?.to_owned();
-        // A crate has the name of its directory, and a library's tests that of their crate.
+        // A crate has the name of its directory.
         let package = directory.file_name().context("a directory has a name")?.to_string_lossy().into_owned();
         artifacts.push(Artifact { package, target, executable: executable.into(), directory });
     }

@@ -6,6 +6,9 @@ use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// How long a run takes unless anything else is said.
+const MINUTES_DEFAULT: u64 = 5;
+
 /// Breaks a real cluster under load, heals it, and holds it to what its clients saw.
 #[derive(Debug, Parser)]
 #[command(
@@ -24,6 +27,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start a cluster, load it, break it, heal it, and check what clients saw.
     Run(RunFlags),
+    /// The same until every fault came once, whatever time that takes: a table of faults and workloads with no cell empty.
+    Matrix(RunFlags),
     /// Print the faults that can be injected.
     Faults,
     /// Print the workloads.
@@ -34,12 +39,15 @@ pub(crate) enum Command {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunFlags {
-    /// How long faults are injected; checking comes after that.
-    #[arg(long, value_name = "N", default_value_t = 5, conflicts_with = "seconds")]
-    pub(crate) minutes: u64,
+    /// How long faults are injected; checking comes after that. 5 unless anything else is said.
+    #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "rounds"])]
+    minutes: Option<u64>,
     /// The same in seconds.
-    #[arg(long, value_name = "N")]
-    pub(crate) seconds: Option<u64>,
+    #[arg(long, value_name = "N", conflicts_with = "rounds")]
+    seconds: Option<u64>,
+    /// How often every fault comes, instead of a time.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: Option<u32>,
     /// Decides which faults hit whom, when and for how long; drawn unless given.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
@@ -93,8 +101,18 @@ fn odd_count(text: &str) -> Result<u8, String> {
 }
 
 impl RunFlags {
-    pub(crate) fn duration(&self) -> Duration {
-        Duration::from_secs(self.seconds.unwrap_or(self.minutes * 60))
+    /// How long faults are injected; `None`: as long as the rounds take.
+    pub(crate) fn duration(&self) -> Option<Duration> {
+        let seconds = self.seconds.unwrap_or(self.minutes.unwrap_or(MINUTES_DEFAULT) * 60);
+        self.rounds.is_none().then_some(Duration::from_secs(seconds))
+    }
+
+    /// The same; one round, unless a time or another number of rounds is given.
+    pub(crate) fn by_rounds(mut self) -> RunFlags {
+        if self.minutes.is_none() && self.seconds.is_none() {
+            self.rounds.get_or_insert(1);
+        }
+        self
     }
 
     /// The faults that are named.
@@ -139,9 +157,13 @@ impl RunFlags {
 
     /// What runs the same again.
     pub(crate) fn command(&self, seed: u64) -> String {
+        let time = match (self.duration(), self.rounds) {
+            (None, Some(rounds)) => format!("--rounds {rounds}"),
+            (duration, _) => format!("--seconds {}", duration.unwrap_or_default().as_secs()),
+        };
         let mut words = vec![
             "dht-chaos run".to_owned(),
-            format!("--seconds {}", self.duration().as_secs()),
+            time,
             format!("--seed {seed}"),
             format!("--nodes {}", self.nodes),
             format!("--viewleaders {}", self.viewleaders),
@@ -183,8 +205,22 @@ mod tests {
         let Command::Run(flags) = parse(line).unwrap().command else { panic!("not a run") };
         let Command::Run(again) = parse(&flags.command(9)).unwrap().command else { panic!("not a run") };
         assert_eq!(again.command(9), flags.command(9));
-        assert_eq!((again.duration().as_secs(), again.seed), (120, Some(9)));
+        assert_eq!((again.duration(), again.seed), (Some(Duration::from_secs(120)), Some(9)));
         assert_eq!(again.kinds().unwrap(), [Kind::Kill, Kind::Cut]);
+    }
+
+    /// Guards against a matrix that ends before every fault came, and a replay of it that is another run.
+    #[test]
+    fn a_matrix_is_a_run_by_rounds() {
+        for (line, time) in [("", "--rounds 1"), ("--rounds 3", "--rounds 3"), ("--minutes 1", "--seconds 60")] {
+            let Command::Matrix(flags) = parse(&format!("dht-chaos matrix {line}")).unwrap().command else {
+                panic!("not a matrix")
+            };
+            let command = flags.by_rounds().command(9);
+            assert!(command.contains(time), "{command}");
+            let Command::Run(again) = parse(&command).unwrap().command else { panic!("not a run") };
+            assert_eq!(again.command(9), command);
+        }
     }
 
     /// Guards against a misspelt fault that silently never happens.
@@ -195,9 +231,12 @@ mod tests {
         };
         assert!(flags.kinds().unwrap_err().contains("`kil`"));
         assert!(flags.chosen_workloads().unwrap_err().contains("`set`"));
-        for line in
-            ["dht-chaos run --viewleaders 2", "dht-chaos run --nodes 1", "dht-chaos run --minutes 1 --seconds 1"]
-        {
+        for line in [
+            "dht-chaos run --viewleaders 2",
+            "dht-chaos run --nodes 1",
+            "dht-chaos run --minutes 1 --seconds 1",
+            "dht-chaos matrix --rounds 1 --seconds 1",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit, Exit::Usage, "{line}");
         }
     }

@@ -63,6 +63,7 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
     let Cli { command } = daemon::settings::parse(arguments)?;
     match command {
         Command::Run(flags) => run::run(&flags).await,
+        Command::Matrix(flags) => run::run(&flags.by_rounds()).await,
         Command::Replay(replay) => run::run(&replayed(&replay)?).await,
         Command::Faults => list(nemesis::KINDS.iter().map(|(_, name, about)| (*name, *about))),
         Command::Workloads => list(workload::WORKLOADS.iter().map(|(name, about, _)| (*name, *about))),
@@ -82,7 +83,7 @@ fn replayed(replay: &cli::ReplayFlags) -> Result<RunFlags, Failure> {
 }
 
 fn list(lines: impl Iterator<Item = (&'static str, &'static str)>) -> Result<Exit, Failure> {
-    let text: String = lines.map(|(name, about)| format!("  {name:<14}{about}\n")).collect();
+    let text: String = lines.map(|(name, about)| format!("  {name:<20}{about}\n")).collect();
     print(&text)?;
     Ok(Exit::Done)
 }

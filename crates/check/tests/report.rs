@@ -1,12 +1,16 @@
 //! The page of a small report, as text. `UPDATE_GOLDENFILES=1 cargo test -p check --test report` writes it anew; look
 //! at it in a browser, light and dark, before you keep it.
 
-use check::report::{FaultSpan, Piece, PieceOperation, Report, Second, Verdict, WorkloadResult, html};
+use check::report::{FaultSpan, Operations, Piece, PieceOperation, Report, Second, Verdict, WorkloadResult, html};
 use std::path::Path;
 
 fn fault(kind: &str, target: &str, began_ms: u64, ended_ms: u64, recovery_ms: Option<u64>) -> FaultSpan {
     let landed = Some("the process was gone".to_owned());
-    FaultSpan { kind: kind.to_owned(), target: target.to_owned(), began_ms, ended_ms, landed, recovery_ms }
+    let did = |done, unknown| Operations { done, not_done: 0, unknown };
+    let operations = [("registers", did(2_140, 3)), ("sets", did(900, 0))];
+    let operations = operations.map(|(name, operations)| (name.to_owned(), operations)).into();
+    let (kind, target) = (kind.to_owned(), target.to_owned());
+    FaultSpan { kind, target, began_ms, ended_ms, landed, recovery_ms, operations }
 }
 
 /// A minute with five faults, of which one did not land, and a stale read.

@@ -12,4 +12,10 @@ types::mutants! {
     P29TimeoutFailed,
     /// A retry's failed condition is believed, though the first attempt may have made it fail.
     P29Condition,
+    /// A watch begins anew at the next primary, with what is committed there by then.
+    WatchFromNow,
+    /// A watch takes what does not go on at its cursor.
+    WatchCursor,
+    /// A change that the page at the beginning has is told again.
+    WatchWindow,
 }

@@ -46,7 +46,7 @@ enum News {
 impl Expiring {
     /// Everything through here is committed.
     pub(crate) fn committed(&mut self, through: Seq, effects: &mut Vec<Effect>) {
-        while let Some((_, news)) = self.appended.pop_front_if(|(seq, _)| *seq <= through) {
+        while let Some((_, news)) = self.appended.pop_front_if(|(seq, _)| *seq <= through || on(Mutant::ExpiryEarly)) {
             effects.push(match news {
                 News::Begins(key, expiry) => Effect::Expiring { key, expiry },
                 News::Over(keys) => Effect::ExpiryOver { keys },

@@ -11,10 +11,10 @@
 
 use crate::event::{Answer, Effect, State};
 use crate::mutants::{Mutant, on};
-use crate::replica::Replica;
+use crate::replica::{Replica, Role};
 use bytes::{Bytes, BytesMut};
 use types::entry::{put_varint, take_varint};
-use types::{Change, Fence, FencingToken, RecordKey, RecordKind, Seq};
+use types::{Change, Fence, FencingToken, Record, RecordKey, RecordKind, Seq};
 
 /// How a write's token stands to what the partition has seen.
 pub(crate) enum Judged {
@@ -40,7 +40,8 @@ impl Replica {
         } else {
             self.newest(&key, state, effects)?
         };
-        let newest = match kept {
+        let of_this_term = |record: &Record| matches!(&self.role, Role::Primary(p) if record.seq >= p.start());
+        let newest = match kept.filter(|record| !on(Mutant::FenceTakeover) || of_this_term(record)) {
             Some(record) => match take_varint(&mut record.value.clone()) {
                 Ok(newest) => FencingToken(newest),
                 // P3: no replica writes such a record.

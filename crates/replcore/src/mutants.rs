@@ -92,6 +92,8 @@ mutants! {
     P17Round,
     /// Any `Prepared` that arrives confirms the reads that wait.
     P17Prepared,
+    /// A read sees what is appended and not committed.
+    P17Uncommitted,
     /// A page of the state is completed with an overlay that lacks what the state did not have when it was read.
     ScanStale,
     /// A page is read without a round.
@@ -106,6 +108,12 @@ mutants! {
     WatchTrimmed,
     /// A key whose time was over is deleted though it was written again since.
     ExpiryVersion,
+    /// A key's time begins before its put is committed.
+    ExpiryEarly,
+    /// A key is gone for readers once its end is proposed, and may come back.
+    ExpirySeen,
+    /// Who takes over does not ask which keys expire.
+    ExpiryTakeover,
     /// A snapshot's swap drops the log beyond it.
     P23Beyond,
     /// A snapshot of what is committed here already is installed.
@@ -146,6 +154,10 @@ mutants! {
     FenceOlder,
     /// Tokens are judged against what is committed, not against everything appended.
     FenceAppended,
+    /// Who takes over knows no token that was used before.
+    FenceTakeover,
+    /// A snapshot leaves the tokens out.
+    FenceSnapshot,
     /// A deposed primary calls what it had sent *not done*.
     P29,
 }

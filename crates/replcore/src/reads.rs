@@ -15,7 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use types::limits::TRANSACTION_READ_BYTES_MAX;
-use types::{AttemptId, ErrorCode, NodeId, PageQuery, Seq, Term};
+use types::{AttemptId, ErrorCode, NodeId, PageQuery, Record, Seq, Term};
 
 /// One that waits for its round.
 #[derive(Clone, Hash, Debug)]
@@ -280,7 +280,7 @@ impl Replica {
             }
             let answer = match &waiting.what {
                 What::Values(keys) => self.collect(keys, state, effects),
-                What::Value(key) => match self.committed_record(&user(key), state, effects) {
+                What::Value(key) => match self.record_to_read(key, state, effects) {
                     Some(Some(record)) => Answer::Found(record),
                     Some(None) => Answer::NotFound,
                     None => Answer::Error(ErrorCode::Damaged),
@@ -314,5 +314,13 @@ impl Replica {
             // The state turned out to be damaged on the way.
             _ => early.iter().chain(&locked).for_each(|w| w.give_up(Answer::Error(ErrorCode::Damaged), effects)),
         }
+    }
+
+    /// The key's record as of what is committed; `None`: the state is damaged.
+    fn record_to_read(&mut self, key: &Bytes, state: &dyn State, effects: &mut Vec<Effect>) -> Option<Option<Record>> {
+        if on(Mutant::P17Uncommitted) {
+            return Some(self.newest(&user(key), state, effects)?.0);
+        }
+        self.committed_record(&user(key), state, effects)
     }
 }

@@ -152,6 +152,9 @@ impl Replica {
         let mut names: BTreeMap<Bytes, Record> = BTreeMap::new();
         for (name, record) in records {
             let key = RecordKey { kind: query.kind, name };
+            if on(Mutant::ExpirySeen) && self.overlay.newest(&key).is_some_and(|version| version.value.is_none()) {
+                continue;
+            }
             match self.overlay.newest_at(&key, at).filter(|version| version.seq > applied) {
                 None => drop(names.insert(key.name, record)),
                 Some(version) => {

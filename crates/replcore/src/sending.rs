@@ -10,13 +10,17 @@
 
 use crate::event::Effect;
 use crate::message::{Body, Chunk, SnapshotId};
+use crate::mutants::{Mutant, on};
 use crate::primary::Patience;
 use crate::replica::{Replica, Role};
 use std::collections::VecDeque;
-use types::{EntryId, NodeId, Record, RecordKey, Seq};
+use types::{EntryId, NodeId, Record, RecordKey, RecordKind, Seq};
 
 /// Parts under way at a time.
 const CHUNKS_IN_FLIGHT_MAX: usize = 4;
+/// A part is answered once the receiver's state has it, which takes many times longer than an answer to an entry; a broken
+/// stream is noticed without waiting. Sent again too early, large parts would fill the queue that they wait in.
+const PATIENCE_TIMES: u32 = 10;
 /// A snapshot is given up once the log kept for it has so many times the bytes that a log should have.
 const PINNED_TIMES_MAX: usize = 8;
 
@@ -81,7 +85,7 @@ impl Replica {
     /// Begins a snapshot for a follower that lacks what is trimmed here: also before the term serves, because it may need
     /// that follower's vote to do so.
     pub(crate) fn begin_sending(&mut self, to: NodeId, effects: &mut Vec<Effect>) {
-        let (start, patience) = (self.applied, self.settings.resend_ticks);
+        let (start, patience) = (self.applied, PATIENCE_TIMES * self.settings.resend_ticks);
         let Role::Primary(primary) = &mut self.role else { return };
         // A page that was read for an earlier term's snapshot is none of this one's.
         self.snapshots += 1;
@@ -132,7 +136,7 @@ impl Replica {
         &mut self,
         to: NodeId,
         snapshot: SnapshotId,
-        records: Vec<(RecordKey, Record)>,
+        mut records: Vec<(RecordKey, Record)>,
         effects: &mut Vec<Effect>,
     ) {
         // What is being applied may have been read; and the state may itself be such a mixture still.
@@ -147,6 +151,9 @@ impl Replica {
         match records.last() {
             Some((last, _)) => {
                 sending.after = Some(last.clone());
+                if on(Mutant::FenceSnapshot) {
+                    records.retain(|(key, _)| key.kind != RecordKind::Fence);
+                }
                 let chunk = sending.chunk(records, None);
                 let message = crate::Message { term, body: Body::Chunk(Box::new(chunk)) };
                 effects.push(Effect::Send { to, message });

@@ -28,6 +28,9 @@ struct Arguments {
     /// Print everything that happens.
     #[arg(long)]
     trace: bool,
+    /// Run each seed twice, and compare everything that happened, line by line.
+    #[arg(long, conflicts_with = "trace")]
+    twice: bool,
     /// Go on after a seed that fails.
     #[arg(long)]
     keep_going: bool,
@@ -109,7 +112,7 @@ fn main() -> ExitCode {
     let (first, end) = arguments.seeds;
     let next = AtomicU64::new(first);
     let stop = AtomicBool::new(false);
-    let total = Mutex::new((Counts::default(), 0u64, Vec::new()));
+    let total = Mutex::new((Counts::default(), 0u64, Vec::new(), 0u64));
     let began = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs.min(end - first) {
@@ -125,16 +128,19 @@ fn main() -> ExitCode {
                     }
                     RUNNING.set(Some((seed, arguments.scenario)));
                     let report = run(seed, &arguments);
-                    let failed = report.violation.is_some();
+                    let difference = if arguments.twice { difference(seed, arguments.scenario) } else { None };
+                    let failed = report.violation.is_some() || difference.is_some();
                     if failed && !arguments.keep_going {
                         stop.store(true, Ordering::Relaxed);
                     }
                     let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     total.0 = total.0.plus(report.counts);
                     total.1 += 1;
+                    total.3 = total.3.wrapping_add(report.hash.rotate_left(seed as u32));
                     if failed {
                         total.2.push(seed);
                         show(&report, &arguments);
+                        difference.iter().for_each(|what| println!("seed {seed} run twice: {what}"));
                     } else if arguments.trace {
                         report.trace.iter().for_each(|line| println!("{line}"));
                     }
@@ -142,11 +148,13 @@ fn main() -> ExitCode {
             });
         }
     });
-    let (counts, run, mut failed) = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (counts, run, mut failed, traces) = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let seconds = began.elapsed().as_secs_f64();
     println!("{run} seeds in {seconds:.1} s, {:.0} a minute; {counts:?}", run as f64 * 60.0 / seconds.max(1e-9));
+    println!("all traces: {traces:016x}; the same seeds of the same program have the same");
     if failed.is_empty() {
-        println!("no violation");
+        let twice = if arguments.twice { ", and each seed run twice did the same" } else { "" };
+        println!("no violation{twice}");
         return ExitCode::SUCCESS;
     }
     failed.sort_unstable();
@@ -161,6 +169,17 @@ fn run(seed: u64, arguments: &Arguments) -> Report {
     }
     let report = sim::run(seed, arguments.scenario, Keep::Nothing);
     if report.violation.is_some() { sim::run(seed, arguments.scenario, Keep::Tail(TAIL)) } else { report }
+}
+
+/// Where two runs of one seed differ.
+fn difference(seed: u64, scenario: Option<Scenario>) -> Option<String> {
+    let [first, second] = [(); 2].map(|()| sim::run(seed, scenario, Keep::Everything));
+    if let Some((line, other)) = first.trace.iter().zip(&second.trace).find(|(line, other)| line != other) {
+        return Some(format!("once {line:?}, once {other:?}"));
+    }
+    let (lines, others) = (first.trace.len(), second.trace.len());
+    let same = lines == others && first.hash == second.hash;
+    (!same).then(|| format!("{lines} lines and {others}, traces {:016x} and {:016x}", first.hash, second.hash))
 }
 
 fn show(report: &Report, arguments: &Arguments) {

@@ -20,7 +20,7 @@ fn two_hundred_seeds() {
 #[test]
 fn one_seed_is_one_trace() {
     for scenario in Scenario::ALL {
-        for seed in 0..4 {
+        for seed in 0..8 {
             let first = sim::run(seed, Some(scenario), Keep::Everything);
             let second = sim::run(seed, Some(scenario), Keep::Everything);
             assert!(first.trace == second.trace, "{scenario} {seed}: two runs of one seed differ");

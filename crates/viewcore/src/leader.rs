@@ -15,6 +15,8 @@ use types::{NodeId, PartitionId, Term};
 
 /// Primaries that one rebalancing change moves at most: each costs its partition a moment.
 const BALANCE_MOVES_MAX: usize = 32;
+/// Between two changes that move replicas: what gets ready meanwhile goes together. Every change costs every node a sync.
+const STEPS_EVERY_MS: u64 = 100;
 /// Time between two rebalancing changes, and since the last failure or return of a node.
 const BALANCE_AFTER_MS: u64 = 2_000;
 /// A stuck primary reports again and again; a report that was not repeated for this long is no longer believed.
@@ -115,6 +117,8 @@ pub struct Leader {
     held_back: BTreeSet<NodeId>,
     proposing: bool,
     unrest_ms: u64,
+    /// When replicas were moved on last.
+    stepped_ms: u64,
     /// Since when nodes have been dead, as far as this leader knows.
     dead_since_ms: BTreeMap<NodeId, u64>,
     planned: Planned,
@@ -137,6 +141,7 @@ impl Leader {
             dead_since_ms: BTreeMap::new(),
             planned: Planned::default(),
             unrest_ms: now_ms,
+            stepped_ms: now_ms,
         }
     }
 
@@ -300,8 +305,10 @@ impl Leader {
         }
         let gone = self.gone(now_ms, state);
         let shunned = avoid.union(&self.held_back).copied().collect();
-        if let Some(change) = plan::moving::steps(state, &self.observed, &gone, &shunned, &mut self.planned) {
-            self.unrest_ms = now_ms;
+        if now_ms.saturating_sub(self.stepped_ms) >= STEPS_EVERY_MS
+            && let Some(change) = plan::moving::steps(state, &self.observed, &gone, &shunned, &mut self.planned)
+        {
+            (self.unrest_ms, self.stepped_ms) = (now_ms, now_ms);
             return Some(change);
         }
         if now_ms.saturating_sub(self.unrest_ms) < BALANCE_AFTER_MS {

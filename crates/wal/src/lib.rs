@@ -35,6 +35,7 @@
 mod error;
 mod files;
 mod format;
+mod frames;
 mod log;
 mod mutants;
 mod prepare;
@@ -46,6 +47,7 @@ mod writer;
 pub use error::WalError;
 pub use files::{File, Files, RealFiles};
 pub use format::RECORD_BYTES_MAX;
+pub use frames::frames;
 pub use log::{Options, Wal};
 pub use records::Records;
 pub use replay::{Cut, Recovery};

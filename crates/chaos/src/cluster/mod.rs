@@ -55,6 +55,8 @@ pub(crate) struct Cluster {
     leaders: Leaders,
     /// Slots whose process a fault lets end.
     expected_down: Vec<bool>,
+    /// Slots of viewleaders that did not found their group: one that lost its directory comes back as a new member.
+    joins: Vec<bool>,
     pub(crate) root: Root,
 }
 
@@ -87,6 +89,7 @@ impl Cluster {
             leaders: Leaders::new(&addresses)?,
             processes: slots.iter().map(|_| None).collect(),
             expected_down: vec![false; slots.len()],
+            joins: vec![false; slots.len()],
             shape,
             slots,
             wires,
@@ -160,7 +163,7 @@ impl Cluster {
         let mut command = self.wires.command(place, &program);
         command
             .args(slot.arguments())
-            .args(self.role_arguments(slot))
+            .args(self.role_arguments(place))
             .env(faults::CONTROL_VARIABLE, slot.control.path())
             .env(crate::CHILD_VARIABLE, "1")
             // A settings file is for one process, not for all.
@@ -175,12 +178,17 @@ impl Cluster {
         self.wires.open(place).await
     }
 
-    fn role_arguments(&self, slot: &Slot) -> Vec<String> {
+    /// From now on the viewleader of a place enters a group that is there.
+    pub(crate) fn joins_from_now_on(&mut self, place: usize) {
+        self.joins[place] = true;
+    }
+
+    fn role_arguments(&self, place: usize) -> Vec<String> {
         let leaders = self.leader_addresses().join(",");
-        match slot.role {
+        match self.slots[place].role {
             Role::Viewleader => vec![
-                format!("--name={}", slot.name),
-                format!("--peers={leaders}"),
+                format!("--name={}", self.slots[place].name),
+                format!("--{}={leaders}", if self.joins[place] { "join" } else { "peers" }),
                 format!("--expect-nodes={}", self.shape.nodes),
                 format!("--partitions={}", self.shape.partitions),
                 format!("--replication={}", self.shape.replication),

@@ -1,50 +1,83 @@
-//! Bytes flipped in the files of a stopped storage node: damage is to be noticed and repaired from others, never served.
+//! Bytes flipped in the files of a stopped process: damage is to be noticed and repaired from others, never served. What
+//! the process must not start with, it refuses; it is then replaced by a new node or member.
 
-use super::{Stage, wipe};
+use super::{Stage, member, wipe};
 use crate::cluster::{Role, State};
 use crate::error::Error;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use types::NodeId;
 
-/// Files that are damaged, and bytes in each.
+/// Files of a storage node that are damaged, and bytes in each.
 const FILES: usize = 2;
 const BYTES: usize = 4;
-/// How long a node may take to notice that its files can't be used.
+/// The mark of a clean close, and the frame before it.
+const LAST_FRAMES: usize = 2;
+/// How long a process may take to notice that its files can't be used.
 const REFUSES_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-pub(super) async fn run(stage: &mut Stage<'_>) -> Result<String, Error> {
-    let target = stage.choose(Some(Role::Storaged))?;
-    let node = wipe::known_as(stage, target, None).await?;
+/// Who the process is to the others, and would never be again.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    Node(NodeId),
+    Member(u64),
+}
+
+/// What was damaged.
+struct Flipped {
+    /// In words.
+    said: String,
+    /// A byte that the process has acknowledged, and that others follow on disk: it has to notice.
+    vital: Option<String>,
+}
+
+pub(super) async fn run(stage: &mut Stage<'_>, role: Role) -> Result<String, Error> {
+    let target = stage.choose(Some(role))?;
+    let known = match role {
+        Role::Storaged => Known::Node(wipe::known_as(stage, target, None).await?),
+        Role::Viewleader => Known::Member(member::known_as(stage, target, None).await?),
+    };
     stage.begin(stage.name(target));
     // In order: what is at the end of a log after a crash can't be told from a write that never ended.
     stage.cluster.terminate(target).await?;
-    let flipped = flip(stage, target)?;
+    let flipped = flip(stage, target, role)?;
     let said_before = said(stage, target).len();
     stage.cluster.start_at(target).await?;
     stage.cluster.expect_down(&[target], true);
     let what = match refusal(stage, target).await? {
         None => match said(stage, target)[said_before..].lines().filter(|line| line.contains("damaged")).count() {
-            0 => "nothing of it was needed".to_owned(),
-            count => format!("the node noticed {count} times, and went on with the rest"),
+            0 => match flipped.vital {
+                Some(vital) => {
+                    let name = stage.name(target);
+                    return Err(Error::Cluster(format!("{name} goes on as if nothing was with {vital} flipped")));
+                }
+                None => "nothing of it was needed".to_owned(),
+            },
+            count => format!("the process noticed {count} times, and went on with the rest"),
         },
-        Some(how) => format!("the node {how}; replaced by {}", wipe::replace(stage, target, node).await?),
+        Some(how) => match known {
+            Known::Node(old) => format!("the node {how}; replaced by {}", wipe::replace(stage, target, old).await?),
+            Known::Member(old) => {
+                format!("the member {how}; replaced by member {}", member::replace(stage, target, old).await?)
+            }
+        },
     };
     stage.cluster.expect_down(&[target], false);
     stage.end();
-    Ok(format!("{flipped}; {what}"))
+    Ok(format!("{}; {what}", flipped.said))
 }
 
-/// What a node has logged so far.
+/// What a process has logged so far.
 fn said(stage: &Stage<'_>, target: usize) -> String {
     // A log that can't be read says nothing.
     let text = std::fs::read(&stage.cluster.slot(target).log).unwrap_or_default();
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// How the node refused its files; `None` once it has been accepted with them.
+/// How the process refused its files; `None` once it has been accepted with them.
 async fn refusal(stage: &mut Stage<'_>, target: usize) -> Result<Option<String>, Error> {
     let began = Instant::now();
     let address = stage.cluster.slot(target).address();
@@ -54,7 +87,10 @@ async fn refusal(stage: &mut Stage<'_>, target: usize) -> Result<Option<String>,
             return stage.cluster.await_end(target, REFUSES_WITHIN).await.map(Some);
         }
         if let Ok(status) = stage.cluster.leaders().status().await {
-            accepted = status.nodes.iter().any(|node| node.info.address == address && node.info.alive);
+            let is_node = status.nodes.iter().any(|node| node.info.address == address && node.info.alive);
+            let is_there = |role: &str| role != "unreachable";
+            let is_member = status.members.iter().any(|it| it.address == address && is_there(&it.role));
+            accepted = is_node || is_member;
         }
         if accepted && began.elapsed() > REFUSES_WITHIN / 5 {
             return Ok(None);
@@ -66,45 +102,63 @@ async fn refusal(stage: &mut Stage<'_>, target: usize) -> Result<Option<String>,
     }
 }
 
-/// Flips bytes that mean something; says where.
-fn flip(stage: &mut Stage<'_>, target: usize) -> Result<String, Error> {
+/// Flips bytes that mean something. Of a viewleader's, one: two could be what a torn end of the log looks like, and no
+/// other member would give it back what it has voted.
+fn flip(stage: &mut Stage<'_>, target: usize, role: Role) -> Result<Flipped, Error> {
     let directory = stage.cluster.slot(target).data_dir.clone();
     let mut files = Vec::new();
     list(&directory, &mut files)?;
     files.sort();
     stage.random.shuffle(&mut files);
+    let (files_max, bytes) = match role {
+        Role::Storaged => (FILES, BYTES),
+        Role::Viewleader => (1, 1),
+    };
     let mut said = Vec::new();
+    let mut vital = None;
     for path in files {
-        if said.len() == FILES {
+        if said.len() == files_max {
             break;
         }
         let content = fs::read(&path).map_err(Error::file(&path))?;
+        let name = path.strip_prefix(&directory).unwrap_or(&path).display().to_string();
+        let needed = wal::frames(&content).unwrap_or_default();
+        // Small files carry a checksum of all that they hold.
+        let is_checked_whole = content.starts_with(b"ringleader");
         // Zeros are what nobody has written yet.
-        let written: Vec<usize> = (0..content.len()).filter(|at| content[*at] != 0).collect();
+        let written: Vec<usize> = match (role, needed.is_empty()) {
+            (Role::Viewleader, false) => needed.iter().cloned().flatten().filter(|at| content[*at] != 0).collect(),
+            _ => (0..content.len()).filter(|at| content[*at] != 0).collect(),
+        };
         if written.is_empty() {
             continue;
         }
         let file = OpenOptions::new().write(true).open(&path).map_err(Error::file(&path))?;
-        for _ in 0..BYTES {
+        for _ in 0..bytes {
             let at = written[stage.random.below(written.len())];
             let flipped = content[at] ^ (1 << stage.random.below(8));
             file.write_all_at(&[flipped], at as u64).map_err(Error::file(&path))?;
+            // Behind the last frames nothing follows that would show the damage.
+            let is_followed = needed.iter().rev().skip(LAST_FRAMES).any(|frame| frame.contains(&at));
+            if is_followed || is_checked_whole {
+                vital = Some(format!("byte {at} of {name}"));
+            }
         }
-        let name = path.strip_prefix(&directory).unwrap_or(&path).display().to_string();
-        said.push(format!("{BYTES} of {} bytes of {name}", written.len()));
+        said.push(format!("{bytes} of {} bytes of {name}", written.len()));
     }
     match said.is_empty() {
-        true => Err(Error::NotLanded("the node had written nothing".to_owned())),
-        false => Ok(format!("flipped {}", said.join(" and "))),
+        true => Err(Error::NotLanded("the process had written nothing".to_owned())),
+        false => Ok(Flipped { said: format!("flipped {}", said.join(" and ")), vital }),
     }
 }
 
+/// All files but those that nobody reads: the lock, and what a crash has left beside the file it was to replace.
 fn list(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
     for entry in fs::read_dir(directory).map_err(Error::file(directory))? {
         let path = entry.map_err(Error::file(directory))?.path();
         if path.is_dir() {
             list(&path, files)?;
-        } else if path.file_name().is_some_and(|name| name != "LOCK") {
+        } else if path.file_name().is_some_and(|name| name != "LOCK") && path.extension() != Some("new".as_ref()) {
             files.push(path);
         }
     }

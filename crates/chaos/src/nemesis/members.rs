@@ -39,8 +39,7 @@ pub(super) async fn run(stage: &mut Stage<'_>) -> Result<String, Error> {
     stage.cluster.await_whole().await?;
     stage.cluster.terminate(spare).await?;
     wipe::operate(stage, &Operation::SetDuty { node: joined, duty: Duty::Removed }).await?;
-    let directory = &stage.cluster.slot(spare).data_dir;
-    std::fs::remove_dir_all(directory).map_err(Error::file(directory))?;
+    wipe::remove_directory(stage, spare)?;
     stage.end();
     let killed = stage.name(killed);
     Ok(format!("{joined} was given {held} partitions, and gave them back; {killed} was killed meanwhile"))

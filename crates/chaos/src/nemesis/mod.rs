@@ -15,6 +15,7 @@ mod flip;
 mod kill;
 mod leaders_down;
 mod links;
+mod member;
 mod members;
 mod pause;
 mod restart;
@@ -24,6 +25,7 @@ use crate::cluster::{Cluster, Role};
 use crate::error::Error;
 use crate::random::Random;
 use crate::screen::Screen;
+use crate::workload::Load;
 use faults::Fault;
 use std::time::{Duration, Instant};
 
@@ -49,6 +51,11 @@ pub(crate) enum Kind {
     DiskFull,
     Flip,
     Wipe,
+    LeaderFsyncSlow,
+    LeaderFsyncFails,
+    LeaderDiskFull,
+    LeaderFlip,
+    LeaderWipe,
     Clock,
     Members,
     EmptyCut,
@@ -70,11 +77,20 @@ pub(crate) const KINDS: &[(Kind, &str, &str)] = &[
     (Kind::Bridge, "bridge", "two halves that only one process reaches both of"),
     (Kind::Slow, "slow", "everything to and from one process comes late"),
     (Kind::Lossy, "lossy", "packets lost and connections broken all over the network"),
-    (Kind::FsyncSlow, "fsync-slow", "every fsync of one process takes long"),
-    (Kind::FsyncFails, "fsync-fails", "an fsync of one process fails: it must end itself"),
+    (Kind::FsyncSlow, "fsync-slow", "every fsync of one storage node takes long"),
+    (Kind::FsyncFails, "fsync-fails", "an fsync of one storage node fails: it must end itself"),
     (Kind::DiskFull, "disk-full", "the disk of one storage node is full: it must end itself"),
     (Kind::Flip, "flip", "bytes flipped in the files of a stopped storage node"),
     (Kind::Wipe, "wipe", "a storage node comes back without its data directory, as a new one"),
+    (Kind::LeaderFsyncSlow, "leader-fsync-slow", "every fsync of one viewleader takes long"),
+    (Kind::LeaderFsyncFails, "leader-fsync-fails", "an fsync of one viewleader fails: it must end itself"),
+    (Kind::LeaderDiskFull, "leader-disk-full", "the disk of one viewleader is full: it must end itself"),
+    (
+        Kind::LeaderFlip,
+        "leader-flip",
+        "a byte flipped in the files of a stopped viewleader: it must not start with them",
+    ),
+    (Kind::LeaderWipe, "leader-wipe", "a viewleader loses its data directory, and joins as a new member"),
     (Kind::Clock, "clock", "the calendar of one storage node jumps by hours"),
     (
         Kind::Members,
@@ -117,11 +133,16 @@ impl Kind {
             Kind::EmptyCut => cut::run(stage, cut::Shape::Nothing).await,
             Kind::Slow => links::slow(stage).await,
             Kind::Lossy => links::lossy(stage).await,
-            Kind::FsyncSlow => disk::slow(stage).await,
-            Kind::FsyncFails => disk::fails(stage, Fault::FsyncFails).await,
-            Kind::DiskFull => disk::fails(stage, Fault::DiskFull).await,
-            Kind::Flip => flip::run(stage).await,
+            Kind::FsyncSlow => disk::slow(stage, Role::Storaged).await,
+            Kind::FsyncFails => disk::fails(stage, Role::Storaged, Fault::FsyncFails).await,
+            Kind::DiskFull => disk::fails(stage, Role::Storaged, Fault::DiskFull).await,
+            Kind::Flip => flip::run(stage, Role::Storaged).await,
             Kind::Wipe => wipe::run(stage).await,
+            Kind::LeaderFsyncSlow => disk::slow(stage, Role::Viewleader).await,
+            Kind::LeaderFsyncFails => disk::fails(stage, Role::Viewleader, Fault::FsyncFails).await,
+            Kind::LeaderDiskFull => disk::fails(stage, Role::Viewleader, Fault::DiskFull).await,
+            Kind::LeaderFlip => flip::run(stage, Role::Viewleader).await,
+            Kind::LeaderWipe => member::wiped(stage).await,
             Kind::Clock => clock::run(stage).await,
             Kind::Members => members::run(stage).await,
         }
@@ -135,6 +156,7 @@ pub(crate) struct Stage<'a> {
     /// How long what is held is held.
     pub(crate) hold: Duration,
     pub(crate) screen: &'a Screen,
+    pub(crate) load: &'a Load,
     pub(crate) kind: Kind,
     /// What is hit, and since when, once it is known.
     pub(crate) began: Option<(String, Instant)>,
@@ -148,11 +170,13 @@ impl Stage<'_> {
         let target = target.into();
         self.screen.fault_begins(self.kind.name(), &target);
         self.began = Some((target, Instant::now()));
+        self.load.meter.fault_begins();
     }
 
     /// From here on it is to repair itself.
     fn end(&mut self) {
         self.ended = Some(Instant::now());
+        self.load.meter.fault_ends();
     }
 
     async fn hold(&self) {

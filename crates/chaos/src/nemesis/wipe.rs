@@ -22,12 +22,17 @@ pub(super) async fn run(stage: &mut Stage<'_>) -> Result<String, Error> {
 
 /// Removes the directory of a process that has ended, starts it as a new node, and gives the old one up.
 pub(super) async fn replace(stage: &mut Stage<'_>, target: usize, old: NodeId) -> Result<NodeId, Error> {
-    let directory = &stage.cluster.slot(target).data_dir;
-    std::fs::remove_dir_all(directory).map_err(Error::file(directory))?;
+    remove_directory(stage, target)?;
     stage.cluster.start_at(target).await?;
     let new = known_as(stage, target, Some(old)).await?;
     operate(stage, &Operation::SetDuty { node: old, duty: Duty::Removed }).await?;
     Ok(new)
+}
+
+/// Removes everything that a process has kept.
+pub(super) fn remove_directory(stage: &Stage<'_>, target: usize) -> Result<(), Error> {
+    let directory = &stage.cluster.slot(target).data_dir;
+    std::fs::remove_dir_all(directory).map_err(Error::file(directory))
 }
 
 /// The living node at a place; another one than `old`.

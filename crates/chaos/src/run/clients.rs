@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::random::Random;
 use crate::screen::Screen;
 use crate::workload::{Load, Seat, Workload};
-use client::{Client, Options};
+use client::{Client, Coordination, Options};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,16 +35,22 @@ impl Clients {
     ) -> Result<Clients, Error> {
         let mut connected = Vec::new();
         for _ in 0..count {
-            connected.push(Client::connect(leaders, Options { timeout: CLIENT_TIMEOUT }).await?);
+            let client = Client::connect(leaders, Options { timeout: CLIENT_TIMEOUT }).await?;
+            connected.push((client, Coordination::new(leaders, CLIENT_TIMEOUT)?));
         }
-        let load = Arc::new(Load::new(Instant::now()));
+        let load = Arc::new(Load::new(Instant::now(), workloads.len()));
         let mut asking = JoinSet::new();
         let mut random = Random::part(seed, DRAWS_LOAD);
-        for (_, workload) in workloads {
-            for (client, number) in connected.iter().zip(0..) {
-                let random = Random::new(random.next());
-                let seat = Seat { client: client.clone(), number, random, load: load.clone() };
-                asking.spawn(workload.clone().client(seat));
+        for (place, (_, workload)) in workloads.iter().enumerate() {
+            for ((client, coordination), number) in connected.iter().zip(0..) {
+                asking.spawn(workload.clone().client(Seat {
+                    client: client.clone(),
+                    coordination: coordination.clone(),
+                    workload: place,
+                    number,
+                    random: Random::new(random.next()),
+                    load: load.clone(),
+                }));
             }
         }
         screen.say(&format!("{} clients ask", asking.len()));

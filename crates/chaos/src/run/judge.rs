@@ -4,7 +4,7 @@ use super::faults::Injected;
 use crate::meter::Second;
 use crate::screen::Screen;
 use crate::workload::{WORKLOADS, Workload};
-use check::report::{Verdict, WorkloadResult};
+use check::report::{FaultSpan, Verdict, WorkloadResult};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,14 @@ impl Floor {
     }
 }
 
+/// The first fault during which a workload asked nothing.
+fn untested(injected: &Injected) -> Option<(&FaultSpan, &str)> {
+    injected.spans.iter().find_map(|span| {
+        let idle = span.operations.iter().find(|(_, operations)| operations.total() == 0);
+        idle.map(|(workload, _)| (span, workload.as_str()))
+    })
+}
+
 /// The worst of everything.
 pub(super) fn verdict(
     workloads: &[WorkloadResult],
@@ -73,6 +81,10 @@ pub(super) fn verdict(
     }
     if let Some(missed) = injected.missed.first() {
         return (Verdict::FaultsDidNotLand, missed.clone());
+    }
+    if let Some((span, workload)) = untested(injected) {
+        let sentence = format!("{workload} asked nothing during {} of {}", span.kind, span.target);
+        return (Verdict::LoadTooLow, sentence);
     }
     if let Some(failure) = floor.failure() {
         return (Verdict::LoadTooLow, failure);
@@ -97,6 +109,7 @@ pub(super) fn counted(count: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use check::report::Operations;
 
     fn second(done: u64) -> Second {
         Second { done, ..Second::default() }
@@ -115,6 +128,26 @@ mod tests {
         assert_eq!(verdict(&[], &injected, None, low).0, Verdict::LoadTooLow);
         let none = floor(&seconds[..2], &injected, Duration::from_millis(1_500), 1);
         assert_eq!(verdict(&[], &injected, None, none).0, Verdict::LoadTooLow);
+    }
+
+    /// Guards against a fault that counts as tested by a workload that stood still.
+    #[test]
+    fn a_workload_that_asks_nothing_during_a_fault_fails_the_run() {
+        let did = |done| Operations { done, ..Operations::default() };
+        let span = |locks| FaultSpan {
+            kind: "kill".to_owned(),
+            target: "s1".to_owned(),
+            began_ms: 0,
+            ended_ms: 1,
+            landed: Some("gone".to_owned()),
+            recovery_ms: Some(1),
+            operations: [("sets".to_owned(), did(3)), ("locks".to_owned(), did(locks))].into(),
+        };
+        let good = floor(&[second(0), second(9)], &Injected::default(), Duration::from_secs(2), 1);
+        let of =
+            |locks| verdict(&[], &Injected { spans: vec![span(1), span(locks)], ..Injected::default() }, None, good);
+        assert_eq!(of(1).0, Verdict::Held);
+        assert_eq!(of(0), (Verdict::LoadTooLow, "locks asked nothing during kill of s1".to_owned()));
     }
 
     /// Guards against a violation that is hidden by something less.

@@ -162,8 +162,9 @@ impl Plan<'_> {
         let patient = Client::connect(&leaders, Options { timeout: PATIENT_TIMEOUT }).await?;
         let clients = Clients::start(&leaders, &workloads, self.flags.clients, self.seed, self.screen).await?;
         let probe = Probe::start(patient.clone(), &prefix);
-        let injected = self.inject(cluster.as_mut(), &clients, &probe).await?;
+        let mut injected = self.inject(cluster.as_mut(), &clients, &probe).await?;
         let load = clients.stop().await;
+        self.add_operations(&mut injected, &load);
         let mut trouble = injected.trouble.clone();
         let load_ended = load.began.elapsed();
         drop(probe);
@@ -226,6 +227,10 @@ fn summary(report: &Report, flags: &RunFlags) -> String {
             workload.operations,
             workload.sentence
         ));
+    }
+    let table = check::report::table(report);
+    if !table.is_empty() {
+        lines.extend([String::new(), table]);
     }
     let mut recoveries: Vec<u64> = report.faults.iter().filter_map(|fault| fault.recovery_ms).collect();
     recoveries.sort_unstable();

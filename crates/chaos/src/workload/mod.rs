@@ -4,19 +4,22 @@
 //! over what was written down. What was not answered stays *unknown* for ever: it may have happened, may still happen,
 //! or may never.
 //!
-//! To add one: a file with a type that is a [`Workload`], and a line in `WORKLOADS`.
+//! To add one: a file with a type that is a [`Workload`], and a line in `WORKLOADS`. Bank transfers wait for transactions;
+//! their checker is there (`check::bank`).
 
 mod appends;
 mod counters;
+mod locks;
 mod record;
 mod registers;
 mod sets;
+mod watches;
 
 use crate::error::Error;
-use crate::meter::{Ended, Meter};
+use crate::meter::{Ended, Heard, Meter};
 use crate::random::Random;
 use check::report::{Verdict, WorkloadResult};
-use client::Client;
+use client::{Client, Coordination};
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use record::Outcome;
@@ -47,6 +50,12 @@ pub(crate) const WORKLOADS: &[(&str, &str, Make)] = &[
     ("registers", "reads, writes, deletes and compare-and-set of few hot keys: linearizable", registers::make),
     ("counters", "increments by compare-and-set, retried: every acknowledged one counts, none twice", counters::make),
     ("sets", "elements added all over the key space: every acknowledged one is there at the end", sets::make),
+    (
+        "locks",
+        "locks on leases, and writes with their tokens by holders that oversleep: no older one's counts",
+        locks::make,
+    ),
+    ("watches", "few keys, written and watched, with cursors: every change once and in order", watches::make),
     ("appends", "lists that grow by compare-and-set: no element lost, doubled or out of order", appends::make),
 ];
 
@@ -54,7 +63,10 @@ pub(crate) const WORKLOADS: &[(&str, &str, Make)] = &[
 #[derive(Clone)]
 pub(crate) struct Seat {
     pub(crate) client: Client,
-    /// Which one of all clients.
+    pub(crate) coordination: Coordination,
+    /// The place of its workload in the run's list.
+    pub(crate) workload: usize,
+    /// Which one of its workload's clients.
     pub(crate) number: u64,
     pub(crate) random: Random,
     pub(crate) load: Arc<Load>,
@@ -75,13 +87,17 @@ const REST: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mil
 const READ_AT_A_TIME: usize = 128;
 
 impl Load {
-    pub(crate) fn new(began: Instant) -> Load {
-        Load { began, meter: Meter::new(began), stopped: AtomicBool::new(false) }
+    pub(crate) fn new(began: Instant, workloads: usize) -> Load {
+        Load { began, meter: Meter::new(began, workloads), stopped: AtomicBool::new(false) }
     }
 
     /// Clients finish what they are at.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
     pub(crate) fn now_us(&self) -> u64 {
@@ -94,16 +110,18 @@ impl Seat {
     pub(crate) async fn next(&mut self) -> bool {
         let rest = self.random.between(REST.0, REST.1);
         tokio::time::sleep(rest).await;
-        !self.load.stopped.load(Ordering::Relaxed)
+        !self.load.has_ended()
     }
 
-    pub(crate) fn count<T>(&self, outcome: &Outcome<T>, called_us: u64) {
+    /// Counts an answer; one that was waited for in line says nothing of how quick the store is.
+    pub(crate) fn count<T>(&self, outcome: &Outcome<T>, called_us: u64, in_line: bool) {
         let ended = match outcome {
             Outcome::Done(_) => Ended::Done,
             Outcome::NotDone => Ended::NotDone,
             Outcome::Unknown => Ended::Unknown,
         };
-        self.load.meter.record(ended, Duration::from_micros(self.load.now_us() - called_us));
+        let called = Duration::from_micros(called_us);
+        self.load.meter.record(Heard { workload: self.workload, called, ended, in_line });
     }
 }
 

@@ -16,11 +16,20 @@ pub(crate) enum Outcome<T> {
 }
 
 impl<T> Outcome<T> {
+    /// What the checkers call it, where an answer says that it was done.
+    pub(crate) fn checked(&self) -> check::Outcome {
+        match self {
+            Outcome::Done(_) => check::Outcome::Done,
+            Outcome::NotDone => check::Outcome::NotDone,
+            Outcome::Unknown => check::Outcome::Unknown,
+        }
+    }
+
     pub(crate) fn of(answer: Result<T, Error>) -> Outcome<T> {
         match answer {
             Ok(answer) => Outcome::Done(answer),
-            Err(error) if error.is_safe_to_retry() => Outcome::NotDone,
-            Err(_) => Outcome::Unknown,
+            Err(Error::Unknown { .. } | Error::Unheard { .. }) => Outcome::Unknown,
+            Err(_) => Outcome::NotDone,
         }
     }
 }
@@ -44,9 +53,18 @@ impl<T> Timed<T> {
 
 /// Asks, and counts the answer.
 pub(crate) async fn timed<T>(seat: &Seat, question: impl Future<Output = Result<T, Error>>) -> Timed<T> {
+    ask(seat, question, false).await
+}
+
+/// As [`timed`], for what others may be served before.
+pub(crate) async fn in_line<T>(seat: &Seat, question: impl Future<Output = Result<T, Error>>) -> Timed<T> {
+    ask(seat, question, true).await
+}
+
+async fn ask<T>(seat: &Seat, question: impl Future<Output = Result<T, Error>>, in_line: bool) -> Timed<T> {
     let called_us = seat.load.now_us();
     let outcome = Outcome::of(question.await);
-    seat.count(&outcome, called_us);
+    seat.count(&outcome, called_us, in_line);
     Timed { called_us, answered_us: seat.load.now_us(), outcome }
 }
 

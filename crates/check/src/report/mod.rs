@@ -22,14 +22,17 @@
 //! ```
 
 mod charts;
+mod matrix;
 mod page;
 mod picture;
 mod text;
 
+pub use matrix::table;
 pub use page::html;
 
 use crate::Anomaly;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The whole of a run.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -89,6 +92,27 @@ pub struct FaultSpan {
     pub landed: Option<String>,
     /// From its begin until every partition served again; `None` if that was not seen.
     pub recovery_ms: Option<u64>,
+    /// By workload: its operations that were under way at some time between begin and end.
+    #[serde(default)]
+    pub operations: BTreeMap<String, Operations>,
+}
+
+/// Operations by how they ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Operations {
+    /// Done.
+    pub done: u64,
+    /// Not done.
+    pub not_done: u64,
+    /// Nobody knows.
+    pub unknown: u64,
+}
+
+impl Operations {
+    /// However they ended.
+    pub fn total(self) -> u64 {
+        self.done + self.not_done + self.unknown
+    }
 }
 
 /// One second of load.

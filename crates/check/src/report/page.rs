@@ -1,7 +1,7 @@
 //! The page: one HTML file without outside resources and without scripts, for light and for dark screens.
 
 use super::text::{clock, duration, escaped, grouped};
-use super::{FaultSpan, Report, Verdict, WorkloadResult, charts, picture};
+use super::{Operations, Report, Verdict, WorkloadResult, charts, matrix, picture};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -21,7 +21,7 @@ pub fn html(report: &Report) -> String {
         page += &format!("<figure class=\"wide\">\n{}</figure>\n", charts::timeline(report));
     }
     page += "</section>\n";
-    page += &recovery(&report.faults);
+    page += &faults(report);
     page += &workloads(&report.workloads);
     for (number, workload) in report.workloads.iter().enumerate() {
         if let Some(piece) = &workload.violation {
@@ -83,16 +83,18 @@ fn header(report: &Report) -> String {
     )
 }
 
-fn recovery(faults: &[FaultSpan]) -> String {
-    if faults.is_empty() {
+fn faults(report: &Report) -> String {
+    if report.faults.is_empty() {
         return String::new();
     }
+    let workloads = &report.workloads;
+    let heads: String = workloads
+        .iter()
+        .map(|workload| format!("<th scope=\"col\" class=\"number\">{}</th>", escaped(&workload.name)))
+        .collect();
     let mut rows = String::new();
-    for kind in charts::kinds(faults) {
-        let of_kind = || faults.iter().filter(|fault| fault.kind == kind);
-        let (count, landed) = (of_kind().count(), of_kind().filter(|fault| fault.landed.is_some()).count());
-        let mut times: Vec<u64> = of_kind().filter_map(|fault| fault.recovery_ms).collect();
-        times.sort_unstable();
+    for row in matrix::rows(report) {
+        let count = row.count;
         let cell = |ms: Option<u64>| ms.map_or("–".to_owned(), |ms| duration(ms.saturating_mul(1000)));
         let of_all = |part: usize| match part == count {
             true => format!("<td class=\"number\">{part}</td>"),
@@ -100,28 +102,34 @@ fn recovery(faults: &[FaultSpan]) -> String {
         };
         rows += &format!(
             "<tr><th scope=\"row\">{}</th><td class=\"number\">{count}</td>{}{}<td class=\"number\">{}</td>\
-             <td class=\"number\">{}</td></tr>\n",
-            escaped(kind),
-            of_all(landed),
-            of_all(times.len()),
-            cell(median(&times)),
-            cell(times.last().copied())
+             <td class=\"number\">{}</td>{}</tr>\n",
+            escaped(row.kind),
+            of_all(row.landed),
+            of_all(row.recovery_ms.len()),
+            cell(row.median_ms()),
+            cell(row.worst_ms()),
+            row.operations.iter().copied().map(operations).collect::<String>(),
         );
     }
     format!(
-        "<section>\n<h2>Until every partition served again</h2>\n<table>\n<thead><tr><th scope=\"col\">fault</th>\
+        "<section>\n<h2>Until every partition served again, and what went on meanwhile</h2>\n<figure class=\"wide\">\n\
+         <table>\n<thead><tr><th scope=\"col\">fault</th>\
          <th scope=\"col\" class=\"number\">count</th><th scope=\"col\" class=\"number\">landed</th>\
          <th scope=\"col\" class=\"number\">recovered</th><th scope=\"col\" class=\"number\">median</th>\
-         <th scope=\"col\" class=\"number\">worst</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n\
-         <p class=\"note\">Measured from the fault's begin.</p>\n</section>\n"
+         <th scope=\"col\" class=\"number\">worst</th>{heads}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n\
+         </figure>\n<p class=\"note\">Times are measured from the fault's begin. By workload: its operations that were \
+         under way while the fault lasted and were answered as done; those that were not done or are unknown in \
+         brackets.</p>\n</section>\n"
     )
 }
 
-/// Of ascending numbers; between the middle two, their mean.
-fn median(ascending: &[u64]) -> Option<u64> {
-    let upper = *ascending.get(ascending.len() / 2)?;
-    let lower = ascending[(ascending.len() - 1) / 2];
-    Some(lower + (upper - lower) / 2)
+fn operations(operations: Operations) -> String {
+    let Operations { done, not_done, unknown } = operations;
+    match (done, not_done + unknown) {
+        (0, 0) => "<td class=\"number doubt\">–</td>".to_owned(),
+        (done, 0) => format!("<td class=\"number\">{}</td>", grouped(done)),
+        (done, others) => format!("<td class=\"number\">{} ({})</td>", grouped(done), grouped(others)),
+    }
 }
 
 fn workloads(results: &[WorkloadResult]) -> String {
@@ -145,15 +153,4 @@ fn workloads(results: &[WorkloadResult]) -> String {
          <th scope=\"col\" class=\"number\">operations</th><th scope=\"col\">verdict</th>\
          <th scope=\"col\">what was found</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n</section>\n"
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::median;
-
-    /// Guards against a median that is one off.
-    #[test]
-    fn medians() {
-        assert_eq!([&[][..], &[3], &[3, 5], &[3, 5, 90]].map(median), [None, Some(3), Some(4), Some(5)]);
-    }
 }

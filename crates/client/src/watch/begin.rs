@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::mutants::{Mutant, on};
 use crate::watch::follow::Told;
 use crate::watch::{WatchEvent, WatchWhat};
 use bytes::Bytes;
@@ -29,7 +30,7 @@ impl Windows {
     /// Whether the pages have this change.
     pub(super) fn have(&self, key: &[u8], version: Seq) -> bool {
         let window = self.0.iter().find(|window| window.end.as_ref().is_none_or(|end| *key <= **end));
-        window.is_some_and(|window| version <= window.at)
+        window.is_some_and(|window| version <= window.at && !on(Mutant::WatchWindow))
     }
 
     /// Everything through here was told: pages that were read before that say nothing any more.

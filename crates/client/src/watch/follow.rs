@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::mutants::{Mutant, on};
 use crate::watch::begin::{self, Begun, Windows};
 use crate::watch::node::{Heard, NodeWatch};
 use crate::watch::{WatchEvent, WatchFrom, WatchWhat};
@@ -256,6 +257,10 @@ impl Follower {
         for (id, partition) in &mut self.partitions {
             let primary = view.configuration(*id).and_then(|configuration| configuration.primary());
             if partition.subscription.take_if(|subscription| Some(subscription.node) != primary).is_some() {
+                if on(Mutant::WatchFromNow) {
+                    partition.cursor = None;
+                    self.to_begin.push_back(*id);
+                }
                 self.unserved.insert(*id, now);
             }
         }
@@ -291,7 +296,7 @@ impl Follower {
         if subscription.stream != stream || subscription.number != part.subscription {
             return Ok(()); // of one that was given up
         }
-        if part.after != cursor.0 || part.through < part.after {
+        if (part.after != cursor.0 && !on(Mutant::WatchCursor)) || part.through < part.after {
             // A node that skips or repeats something: begin anew after what is known.
             tracing::warn!(partition = %id, %cursor, after = part.after, "a node does not go on where it was");
             self.unserved.insert(id, Follower::refused(partition));

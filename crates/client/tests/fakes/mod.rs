@@ -169,6 +169,13 @@ pub(crate) struct Node {
     pub(crate) running: Running,
     pub(crate) batches: Arc<Mutex<Vec<v1::RequestBatch>>>,
     pub(crate) arrivals: mpsc::UnboundedReceiver<v1::Request>,
+    pub(crate) subscriptions: mpsc::UnboundedReceiver<Subscribed>,
+}
+
+/// A watcher that asks for a partition, and the way to tell it something.
+pub(crate) struct Subscribed {
+    pub(crate) subscription: v1::Subscription,
+    pub(crate) feed: mpsc::UnboundedSender<Result<v1::WatchBatch, Status>>,
 }
 
 impl Node {
@@ -184,9 +191,10 @@ impl Node {
 pub(crate) fn node(epoch: u64, script: impl Fn(&v1::Request) -> Act + Send + Sync + 'static) -> Node {
     let batches = Arc::new(Mutex::new(Vec::new()));
     let (arrived, arrivals) = mpsc::unbounded_channel();
-    let fake = FakeNode { epoch, script: Arc::new(script), batches: batches.clone(), arrived };
+    let (subscribed, subscriptions) = mpsc::unbounded_channel();
+    let fake = FakeNode { epoch, script: Arc::new(script), batches: batches.clone(), arrived, subscribed };
     let running = run(tonic::transport::Server::builder().add_service(v1::kv_server::KvServer::new(fake)));
-    Node { running, batches, arrivals }
+    Node { running, batches, arrivals, subscriptions }
 }
 
 struct FakeNode {
@@ -194,6 +202,7 @@ struct FakeNode {
     script: Script,
     batches: Arc<Mutex<Vec<v1::RequestBatch>>>,
     arrived: mpsc::UnboundedSender<v1::Request>,
+    subscribed: mpsc::UnboundedSender<Subscribed>,
 }
 
 #[tonic::async_trait]
@@ -232,8 +241,21 @@ impl v1::kv_server::Kv for FakeNode {
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(outbound))))
     }
 
-    async fn watch(&self, _: Request<Streaming<v1::WatchRequest>>) -> Result<Response<Boxed<v1::WatchBatch>>, Status> {
-        Err(Status::unimplemented("nobody watches here"))
+    async fn watch(
+        &self,
+        request: Request<Streaming<v1::WatchRequest>>,
+    ) -> Result<Response<Boxed<v1::WatchBatch>>, Status> {
+        let mut inbound = request.into_inner();
+        let (feed, outbound) = mpsc::unbounded_channel();
+        let subscribed = self.subscribed.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = inbound.message().await {
+                for subscription in request.subscriptions {
+                    subscribed.send(Subscribed { subscription, feed: feed.clone() }).ok();
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(outbound))))
     }
 
     async fn call(&self, _: Request<v1::Request>) -> Result<Response<v1::Response>, Status> {

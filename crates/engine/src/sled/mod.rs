@@ -11,7 +11,8 @@
 //! - A tree node over a quarter of a segment goes to a file that is never fsynced. With up to 20 items in a leaf that is
 //!   far less than 128 KiB in each: segments are larger than the default, chunks smaller ([`layout`] does the sum).
 //! - A crash while opening can leave `snap.*.generating`, which every later open would refuse: removed before opening.
-//! - `apply_batch` blocks every reader of the process until it is done.
+//! - `apply_batch` blocks every reader of the process until it is done, and whoever applies without a pause takes the lock
+//!   again before they wake up: a call ends only when those that waited for it have their turn ([`turns`]).
 //! - `Config::mode` is read nowhere.
 //!
 //! A put reads the record that it replaces: that says how many chunks to remove and keeps the counts exact. It costs
@@ -42,6 +43,7 @@ mod layout;
 mod note;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod write;
 
 pub use directory::quarantine;
@@ -58,8 +60,9 @@ use std::fmt;
 use std::fs::File;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLockReadGuard};
 use std::time::{Duration, Instant};
+use turns::Turns;
 use types::{EntryId, Record, RecordKey, RecordKind};
 
 /// Sled's unit of writing and reuse; stored with the data, so it can't be changed later.
@@ -93,7 +96,7 @@ pub struct SledEngine {
     /// What is known to be durable; one sync at a time.
     note_file: Mutex<NoteFile>,
     /// Held for writing while a batch goes into sled: records and their chunks are read under it, so they match.
-    slots: RwLock<Slots>,
+    slots: Turns<Slots>,
     /// After a failure that leaves the store in doubt nothing is answered.
     failed: OnceLock<Failure>,
     /// Last, so that the lock goes after everything else.
@@ -133,7 +136,7 @@ impl SledEngine {
         }
         directory.sync()?;
         let engine = SledEngine {
-            slots: RwLock::new(headers::read(&db, &path)?),
+            slots: Turns::new(headers::read(&db, &path)?),
             db,
             file,
             path,
@@ -207,7 +210,9 @@ impl Engine for SledEngine {
     }
 
     fn apply(&self, batches: &[ApplyBatch]) -> Result<(), EngineError> {
-        self.apply_batches(batches)
+        self.apply_batches(batches)?;
+        self.slots.let_readers_in();
+        Ok(())
     }
 
     fn scan(
@@ -246,7 +251,9 @@ impl Engine for SledEngine {
     }
 
     fn delete(&self, keyspace: Keyspace) -> Result<(), EngineError> {
-        while !self.delete_step(keyspace)? {}
+        while !self.delete_step(keyspace)? {
+            self.slots.let_readers_in();
+        }
         Ok(())
     }
 

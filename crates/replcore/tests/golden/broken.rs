@@ -53,6 +53,7 @@ const NOTICED_BY: &[(Mutant, &[&str])] = &[
     (Mutant::P26Named, &["scenario_08_late"]),
     (Mutant::P27, &["scenario_08_moves"]),
     (Mutant::P27Open, &["scenario_08_moves"]),
+    (Mutant::P17Uncommitted, &["read"]),
     (Mutant::ScanStale, &["scan"]),
     (Mutant::ScanRound, &["scan"]),
     (Mutant::WatchUncommitted, &["watch"]),
@@ -60,6 +61,9 @@ const NOTICED_BY: &[(Mutant, &[&str])] = &[
     (Mutant::WatchEarly, &["watch"]),
     (Mutant::WatchTrimmed, &["watch"]),
     (Mutant::ExpiryVersion, &["expiry"]),
+    (Mutant::ExpiryEarly, &["expiry"]),
+    (Mutant::ExpirySeen, &["expiry"]),
+    (Mutant::ExpiryTakeover, &["expiry"]),
     (Mutant::P23Beyond, &["scenario_04"]),
     (Mutant::P23Committed, &["rule_23"]),
     (Mutant::P23Early, &["scenario_04"]),
@@ -67,6 +71,8 @@ const NOTICED_BY: &[(Mutant, &[&str])] = &[
     (Mutant::P28Stamp, &["scenario_10"]),
     (Mutant::FenceOlder, &["fence"]),
     (Mutant::FenceAppended, &["fence"]),
+    (Mutant::FenceTakeover, &["fence"]),
+    (Mutant::FenceSnapshot, &["fence"]),
     (Mutant::P29, &["takeover"]),
 ];
 

@@ -1,7 +1,7 @@
 //! Rules of leases and locks switched off one at a time, to show that a test notices when one is missing.
 //!
-//! Only with the feature `mutants`, and only on the thread that asks for it. Without the feature every question here is
-//! answered "no" when the program is built, and nothing is left of it.
+//! Only with the feature `mutants`, and only on the thread that asks for it, or in a process whose environment does. Without
+//! the feature every question here is answered "no" when the program is built, and nothing is left of it.
 
 macro_rules! mutants {
     ($($(#[doc = $what:literal])+ $name:ident,)+) => {
@@ -44,7 +44,15 @@ mutants! {
 
 #[cfg(feature = "mutants")]
 thread_local! {
-    static BROKEN: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+    static BROKEN: std::cell::Cell<Option<Mutant>> = std::cell::Cell::new(from_environment());
+}
+
+/// What the environment breaks on every thread that breaks nothing else: `RINGLEADER_MUTANT=viewcore::coordination::Unfair`.
+#[cfg(feature = "mutants")]
+fn from_environment() -> Option<Mutant> {
+    let text = std::env::var("RINGLEADER_MUTANT").ok()?;
+    let name = text.strip_prefix("viewcore::coordination::")?;
+    Mutant::ALL.iter().copied().find(|mutant| format!("{mutant:?}") == name)
 }
 
 /// Breaks one rule, or none, on this thread.
