@@ -425,7 +425,7 @@ impl Operation {
         };
         match required(operation, "the operation")? {
             Wire::Transact(transact) => {
-                let (id, stamp) = named(transact.request.clone())?;
+                let (id, stamp) = named(transact.request)?;
                 Ok(Operation::Transact(Box::new(transact.try_into()?), id, stamp))
             }
             Wire::Collect(collect) => {
