@@ -5,7 +5,7 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
-    let files = ["common.proto", "kv.proto", "peer.proto", "leaders.proto", "coordination.proto"];
+    let files = ["common.proto", "kv.proto", "peer.proto", "leaders.proto", "transaction.proto", "coordination.proto"];
     let descriptors = protox::compile(files, [&root])?;
     let out = std::env::var("OUT_DIR")?;
     let mut encoded = Vec::new();

@@ -209,7 +209,7 @@ fn mutate(random: &mut Random, history: &mut [Operation]) {
             Heard::Written(outcome) if random.chance(500) => outcome.replaced = !outcome.replaced,
             Heard::Written(outcome) => outcome.version = near(outcome.version.0, random),
             Heard::ConditionFailed(Some(version)) => *version = near(version.0, random),
-            Heard::NotFound | Heard::ConditionFailed(None) | Heard::Unknown => {}
+            Heard::NotFound | Heard::ConditionFailed(None) | Heard::Transacted(_) | Heard::Unknown => {}
         },
         _ if operation.heard != Heard::Unknown && other != Heard::Unknown => operation.heard = other,
         _ => {}

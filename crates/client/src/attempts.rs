@@ -8,14 +8,17 @@ use crate::clock::Clock;
 use crate::error::{Error, Unanswered, UnansweredCause};
 use crate::mutants::{Mutant, on};
 use crate::node_stream::{NodeStream, is_of_another_cluster};
-use crate::outcome::{Found, Written};
+use crate::outcome::{CollectedKey, Found, Transacted, Written};
 use crate::slots::Reply;
+use crate::transaction;
 use crate::views::Views;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use types::{Epoch, ErrorCode, FencingToken, NodeId, Page, PartitionId, Seq, Stamp, Term};
+use types::{
+    Epoch, ErrorCode, FencingToken, NodeId, OperationResult, Page, PartitionId, Seq, Stamp, Term, TransactionOutcome,
+};
 use wire::convert::Operation;
 use wire::v1;
 
@@ -34,6 +37,8 @@ pub(crate) enum Answer {
     Page(Page),
     NotFound,
     ConditionFailed(Option<Seq>),
+    Transacted(Transacted),
+    Collected(Vec<CollectedKey>),
     /// A newer token than the request's was used.
     Fenced(FencingToken),
 }
@@ -169,7 +174,18 @@ impl<'a> Attempts<'a> {
             self.views.heard_of(response.epoch);
         }
         let mutation = matches!(self.operation, Operation::Mutate(..));
-        match (response.result, mutation) {
+        let result = match (response.result, &self.operation) {
+            (Some(Wire::Transacted(transacted)), Operation::Transact(..)) => {
+                return self.transacted(transacted, NodeId(response.node));
+            }
+            (Some(Wire::Collected(collected)), Operation::Collect(_)) => return self.collected(collected),
+            (Some(Wire::Fenced(fenced)), Operation::Transact(..)) => {
+                return Ok(Next::Settled(Answer::Fenced(FencingToken(fenced.newest))));
+            }
+            (result, _) => result,
+        };
+        let alone = !matches!(self.operation, Operation::Transact(..) | Operation::Collect(_));
+        match (result, mutation) {
             (Some(Wire::Written(written)), true) => Ok(Next::Settled(Answer::Written(Written {
                 version: Seq(written.version),
                 replaced: written.replaced,
@@ -177,11 +193,11 @@ impl<'a> Attempts<'a> {
                 term: Term(written.term),
                 node: NodeId(response.node),
             }))),
-            (Some(Wire::Found(found)), false) => {
+            (Some(Wire::Found(found)), false) if alone => {
                 Ok(Next::Settled(Answer::Found(Found { value: found.value, version: Seq(found.version) })))
             }
-            (Some(Wire::Page(page)), false) => Ok(Next::Settled(Answer::Page(page.into()))),
-            (Some(Wire::NotFound(_)), _) => self.nothing_changed(Answer::NotFound, "the key had no value"),
+            (Some(Wire::Page(page)), false) if alone => Ok(Next::Settled(Answer::Page(page.into()))),
+            (Some(Wire::NotFound(_)), _) if alone => self.nothing_changed(Answer::NotFound, "the key had no value"),
             (Some(Wire::ConditionFailed(failed)), true) => {
                 let version = failed.present.then_some(Seq(failed.version));
                 self.nothing_changed(Answer::ConditionFailed(version), "the condition was false")
@@ -194,10 +210,38 @@ impl<'a> Attempts<'a> {
                 self.refused(ErrorCode::from_number(error.code), error.message, hint, response.server_time_ms)
             }
             (other, _) => {
-                self.may_have_happened |= mutation;
+                self.may_have_happened |= self.operation.changes();
                 Err(self
                     .ended(ErrorCode::Internal, format!("a node answered with {other:?}, which is no answer to this")))
             }
+        }
+    }
+
+    fn transacted(&mut self, transacted: v1::Transacted, node: NodeId) -> Result<Next, Error> {
+        let v1::Transacted { succeeded, results, durable_on, term } = transacted;
+        let results = results.into_iter().map(OperationResult::try_from).collect::<Result<Vec<_>, _>>();
+        let results = results.map_err(|malformed| {
+            self.may_have_happened |= self.operation.changes();
+            self.ended(ErrorCode::Internal, format!("a node answered what can't be read: {malformed}"))
+        })?;
+        let outcome = TransactionOutcome { succeeded, results };
+        let changed = transaction::has_changed(&outcome);
+        let TransactionOutcome { succeeded, results } = outcome;
+        let answer = Answer::Transacted(Transacted { succeeded, results, durable_on, term: Term(term), node });
+        if changed { Ok(Next::Settled(answer)) } else { self.nothing_changed(answer, "there was nothing to change") }
+    }
+
+    fn collected(&self, collected: v1::Collected) -> Result<Next, Error> {
+        let one = |key: v1::CollectedKey| match key.found {
+            Some(v1::collected_key::Found::Value(found)) => {
+                Some(CollectedKey::Found(Found { value: found.value, version: Seq(found.version) }))
+            }
+            Some(v1::collected_key::Found::Absent(absence)) => Some(CollectedKey::Absent(absence.since)),
+            None => None,
+        };
+        match collected.keys.into_iter().map(one).collect() {
+            Some(keys) => Ok(Next::Settled(Answer::Collected(keys))),
+            None => Err(self.ended(ErrorCode::Internal, "a node answered with a key and nothing about it".to_owned())),
         }
     }
 
@@ -221,7 +265,7 @@ impl<'a> Attempts<'a> {
                 return Ok(if self.made == 1 { Next::Again } else { Next::AfterPause });
             }
             ErrorCode::Unknown => {
-                self.may_have_happened |= matches!(self.operation, Operation::Mutate(..));
+                self.may_have_happened |= self.operation.changes();
                 self.target = Target::Primary;
             }
             ErrorCode::NotPrimary => {
@@ -241,7 +285,7 @@ impl<'a> Attempts<'a> {
 
     fn without_answer(&mut self, unanswered: &Unanswered) -> Next {
         let may_have = unanswered.may_have_arrived && !on(Mutant::P29TimeoutFailed);
-        if may_have && matches!(self.operation, Operation::Mutate(..)) {
+        if may_have && self.operation.changes() {
             self.may_have_happened = true;
         }
         let cause = unanswered.cause;
@@ -280,7 +324,7 @@ impl<'a> Attempts<'a> {
 
     fn restamp(&mut self, server_ms: u64) {
         self.clock.learn(server_ms);
-        if let Operation::Mutate(_, _, stamp) = &mut self.operation {
+        if let Operation::Mutate(_, _, stamp) | Operation::Transact(_, _, stamp) = &mut self.operation {
             *stamp = Stamp(server_ms);
         }
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use types::{
     Condition, ErrorCode, Fence, FencingToken, Mutation, MutationKind, Page, PageQuery, PartitionId, Position,
-    RequestId, View,
+    RequestId, Stamp, View,
 };
 use wire::convert::{Operation, check_key, check_value};
 
@@ -234,8 +234,7 @@ impl Client {
     ) -> Result<Answer, Error> {
         check_key(&key).map_err(|error| Error::Invalid(error.to_string()))?;
         let token = fence.as_ref().map_or(FencingToken(0), |fence| fence.token);
-        let id = RequestId { client: self.inner.id, counter: self.next_counter() };
-        let stamp = self.inner.clock.stamp();
+        let (id, stamp) = self.name();
         match self.attempt(Operation::Mutate(Mutation { key, kind, condition, fence }, id, stamp)).await? {
             Answer::Fenced(newest) => Err(Error::Fenced { token, newest }),
             answer => Ok(answer),
@@ -264,7 +263,21 @@ impl Client {
         &self.inner.leaders
     }
 
-    async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {
+    /// A name for a request that may change something.
+    pub(crate) fn name(&self) -> (RequestId, Stamp) {
+        (RequestId { client: self.inner.id, counter: self.next_counter() }, self.inner.clock.stamp())
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.inner.options.timeout
+    }
+
+    /// From 0 to 1.
+    pub(crate) fn jitter(&self) -> f64 {
+        self.inner.views.jitter()
+    }
+
+    pub(crate) async fn attempt(&self, operation: Operation) -> Result<Answer, Error> {
         let inner = &self.inner;
         let outcome = Attempts::new(&inner.views, operation, inner.options.timeout, &inner.clock).run().await;
         match outcome {
@@ -284,6 +297,6 @@ impl Client {
 }
 
 /// A node answered a question that was not asked: its answer says nothing about this one.
-fn contradiction(answer: &Answer) -> Error {
+pub(crate) fn contradiction(answer: &Answer) -> Error {
     Error::Unknown { message: format!("a node answered with {answer:?}, which is no answer to this") }
 }

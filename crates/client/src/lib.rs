@@ -1,4 +1,4 @@
-//! The routing client: get, put and delete against a cluster, with outcomes that are told honestly.
+//! The routing client: get, put, delete and transactions against a cluster, with outcomes that are told honestly.
 //!
 //! A [`Client`] keeps the view that the viewleaders publish ([`Leaders`], `views`), hashes each key to its partition and
 //! sends the request over the one stream it has open with that partition's primary ([`NodeStreams`]). Everything that
@@ -18,7 +18,7 @@
 //!
 //! Leases, locks and elections go another way, to the leader of the viewleader group: [`Coordination`].
 //!
-//! Left out: TLS, transactions; asking storage nodes for a view when no viewleader has ever answered.
+//! Left out: TLS; asking storage nodes for a view when no viewleader has ever answered.
 
 mod attempts;
 mod client;
@@ -36,6 +36,7 @@ mod routes;
 mod scan;
 mod slots;
 mod status;
+mod transaction;
 mod views;
 mod watch;
 
@@ -45,7 +46,8 @@ pub use error::{Error, Unanswered, UnansweredCause};
 pub use leaders::Leaders;
 pub use node_streams::{NodeStreams, Sent};
 pub use operations::{Configure, Move, Moves, NodeMoves, Operation, Stranded};
-pub use outcome::{DeleteOutcome, Found, PutOutcome, Route, Written};
+pub use outcome::{DeleteOutcome, Found, PutOutcome, Route, Transacted, Written};
 pub use scan::{Item, Scan, ScanOptions};
 pub use status::{ClusterStatus, MemberStatus, NodeStatus};
+pub use transaction::TransactionBuilder;
 pub use watch::{Cursor, Watch, WatchEvent, WatchFrom, WatchViews, WatchWhat};

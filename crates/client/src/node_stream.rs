@@ -258,6 +258,19 @@ fn request_bytes(request: &v1::Request) -> usize {
         + match &request.operation {
             None => 0,
             Some(Operation::Get(get)) => get.key.len(),
+            Some(Operation::Collect(collect)) => collect.keys.iter().map(|key| key.len() + 4).sum(),
+            Some(Operation::Transact(transact)) => {
+                let condition = |one: &v1::KeyCondition| one.key.len() + compared(&one.condition) + 8;
+                let step = |step: &v1::TransactionStep| match &step.step {
+                    Some(v1::transaction_step::Step::Put(put)) => put.key.len() + put.value.len() + 8,
+                    Some(v1::transaction_step::Step::Delete(key) | v1::transaction_step::Step::Get(key)) => {
+                        key.len() + 8
+                    }
+                    None => 0,
+                };
+                let steps = transact.then.iter().chain(&transact.otherwise).map(step).sum::<usize>();
+                steps + transact.conditions.iter().map(condition).sum::<usize>()
+            }
             Some(Operation::Scan(scan)) => scan.prefix.len() + scan.after.len(),
             Some(Operation::Put(put)) => put.key.len() + put.value.len() + compared(&put.condition),
             Some(Operation::Delete(delete)) => delete.key.len() + compared(&delete.condition),

@@ -1,7 +1,7 @@
 //! What a caller hears when a request was answered.
 
 use bytes::Bytes;
-use types::{NodeId, PartitionId, Seq, Term};
+use types::{NodeId, OperationResult, PartitionId, Seq, Term};
 
 /// A key's value.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,6 +25,30 @@ pub struct Written {
     pub term: Term,
     /// The primary that answered.
     pub node: NodeId,
+}
+
+/// A transaction that has happened and stays so; or, where it had nothing to change, what it saw.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transacted {
+    /// Whether every condition held: then the first branch was done, otherwise the other one.
+    pub succeeded: bool,
+    /// What each step of that branch did, in its order.
+    pub results: Vec<OperationResult>,
+    /// Replicas of the first key's partition that had it on disk when it was answered; 0 where nothing was written.
+    pub durable_on: u32,
+    /// That partition's term; 0 where keys were read together without locks.
+    pub term: Term,
+    /// The primary that answered; 0 where keys were read together without locks.
+    pub node: NodeId,
+}
+
+/// What a collection found of one key. Two that are equal, the second asked for after the first was answered, mean that
+/// nothing happened to the key between.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum CollectedKey {
+    Found(Found),
+    /// Names the absence; `None`: this time it has no name, and nothing can be said.
+    Absent(Option<u64>),
 }
 
 /// How a put ended.

@@ -15,6 +15,7 @@ use crate::rebalance::RebalanceAction;
 use crate::recover::RecoverFlags;
 use crate::scan::ScanFlags;
 use crate::settings::ClusterAction;
+use crate::txn::TxnFlags;
 use crate::watch::WatchFlags;
 use clap::{Args, Parser, Subcommand};
 use client::{Client, Options};
@@ -86,6 +87,8 @@ pub(crate) enum Command {
     Getr(GetrFlags),
     /// Take a key's value away.
     Delr(DelrFlags),
+    /// Change several keys at once, all or nothing, if conditions hold.
+    Txn(TxnFlags),
     /// Print all keys, or those with a prefix, in order.
     Scan(ScanFlags),
     /// Print changes of a key, of keys with a prefix, or of the view, as they come.

@@ -57,6 +57,7 @@ pub(crate) fn kind_of(error: &Error) -> &'static str {
             ErrorCode::NoLeader => "no_leader",
             ErrorCode::Refused => "refused",
             ErrorCode::Internal => "internal",
+            ErrorCode::Conflict => "conflict",
         },
     }
 }

@@ -72,7 +72,7 @@ pub(crate) struct DelrFlags {
 }
 
 /// A value parser for fences. The name may have colons too.
-fn fence(text: &str) -> Result<Fence, String> {
+pub(crate) fn fence(text: &str) -> Result<Fence, String> {
     let wrong = || "a fence is NAME:TOKEN, as lock_get and DHT_LOCK_TOKEN give it".to_owned();
     let (name, token) = text.rsplit_once(':').ok_or_else(wrong)?;
     let token = token.parse().map_err(|_| wrong())?;

@@ -23,6 +23,7 @@ mod rebalance;
 mod recover;
 mod scan;
 mod settings;
+mod txn;
 mod watch;
 
 use cli::{Cli, Command};
@@ -48,6 +49,7 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
         Command::Setr(setr) => keys::setr(&globals, setr).await,
         Command::Getr(getr) => keys::getr(&globals, getr).await,
         Command::Delr(delr) => keys::delr(&globals, delr).await,
+        Command::Txn(txn) => txn::run(&globals, txn).await,
         Command::Scan(flags) => scan::run(&globals, flags).await,
         Command::Watch(flags) => watch::run(&globals, flags).await,
         Command::QueryServers(flags) => cluster::query_servers(&globals, &flags).await,

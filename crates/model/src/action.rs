@@ -359,7 +359,7 @@ fn carry_out(instant: &mut Instant, id: NodeId, effect: Effect) {
             }
         }
         // Nobody serves any more; nothing to do for a state that is never written; the view comes without being asked for;
-        // nobody scans here, and no key expires.
+        // nobody scans here, no key expires, and one partition has no other to speak to.
         Effect::Serving { term: None }
         | Effect::DeleteData { .. }
         | Effect::ReportStuck { .. }
@@ -368,6 +368,7 @@ fn carry_out(instant: &mut Instant, id: NodeId, effect: Effect) {
         | Effect::ReadState { .. }
         | Effect::Install { .. }
         | Effect::ScanState { .. }
+        | Effect::SendToPartition { .. }
         | Effect::Expiring { .. }
         | Effect::ExpiryOver { .. } => {}
     }

@@ -2,9 +2,10 @@
 
 use crate::state::hash_of;
 use crate::world::PARTITION;
+use bytes::Bytes;
 use replcore::{MalformedRecord, PersistIndex, PersistRecord, Recovery, Replica, Settings, State, StateDamaged};
 use std::sync::Arc;
-use types::{EntryId, Epoch, Generation, Incarnation, NodeId, Record, RecordKey, Term, View};
+use types::{EntryId, Epoch, Generation, Incarnation, NodeId, Record, RecordKey, RecordKind, Term, View};
 
 /// A storage node.
 #[derive(Clone, Debug)]
@@ -32,6 +33,10 @@ pub(crate) struct EmptyState;
 impl State for EmptyState {
     fn get(&self, _: Generation, _: &RecordKey) -> Result<Option<Record>, StateDamaged> {
         Ok(None)
+    }
+
+    fn list(&self, _: Generation, _: RecordKind) -> Result<Vec<(Bytes, Record)>, StateDamaged> {
+        Ok(Vec::new())
     }
 }
 

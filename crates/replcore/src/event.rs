@@ -2,11 +2,13 @@
 
 use crate::message::{Message, SnapshotId};
 use crate::persist::PersistRecord;
+use crate::transactions::TransactionMessage;
 use bytes::Bytes;
 use std::sync::Arc;
 use types::{
     Configuration, EntryId, Epoch, ErrorCode, Expiry, FencingToken, Generation, Mutation, NodeId, Page, PageQuery,
-    Record, RecordKey, RequestId, Seq, Stamp, Term, WriteOutcome,
+    PartitionId, Record, RecordKey, RecordKind, RequestId, Seq, Stamp, Term, TransactionOutcome, TransactionPart,
+    WriteOutcome,
 };
 
 /// Names a client's request between the driver and a replica; unique among those that are open.
@@ -34,6 +36,19 @@ pub struct Proposal {
     /// What to do.
     pub mutation: Mutation,
     /// The driver's clock less the time that requests are remembered for: how far `forgotten_before` may advance.
+    pub forget_before: Stamp,
+}
+
+/// A transaction with everything that must not be decided twice.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct TransactionProposal {
+    /// Names the transaction for ever (P28).
+    pub id: RequestId,
+    /// Its client's stamp.
+    pub stamp: Stamp,
+    /// What it asks of each partition, the home's first.
+    pub parts: Vec<(PartitionId, TransactionPart)>,
+    /// As of [`Proposal::forget_before`].
     pub forget_before: Stamp,
 }
 
@@ -65,6 +80,25 @@ pub enum Event {
         token: Token,
         /// What it wants.
         proposal: Proposal,
+    },
+    /// A client wants a transaction of which this partition is the home.
+    Transact {
+        /// Whom to answer.
+        token: Token,
+        /// What it wants.
+        proposal: Box<TransactionProposal>,
+    },
+    /// A client wants several keys of this partition as of one instant.
+    Collect {
+        /// Whom to answer.
+        token: Token,
+        /// The users' keys.
+        keys: Vec<Bytes>,
+    },
+    /// The primary of another partition speaks; or one that has been.
+    FromPartition {
+        /// What it says.
+        message: TransactionMessage,
     },
     /// A client wants a value.
     Read {
@@ -186,6 +220,13 @@ pub enum Effect {
         /// What to say.
         message: Message,
     },
+    /// Send to whichever node the newest view has as primary of this partition, which may be this one. It may be lost.
+    SendToPartition {
+        /// Another partition.
+        partition: PartitionId,
+        /// What to say.
+        message: TransactionMessage,
+    },
     /// Answer a client.
     Reply {
         /// Which.
@@ -284,6 +325,17 @@ pub enum Answer {
         /// The term in which it was answered.
         term: Term,
     },
+    /// The transaction has happened; or, where nothing was to be changed, this is what it saw.
+    Transacted {
+        /// Which branch, and what its operations did.
+        outcome: TransactionOutcome,
+        /// Replicas of the home that are known to have it on disk.
+        durable_on: u32,
+        /// The home's term in which it was answered.
+        term: Term,
+    },
+    /// The keys of a [`Event::Collect`], in its order, all as of one instant.
+    Collected(Vec<Collected>),
     /// The key's value.
     Found(Record),
     /// A page of the partition's records.
@@ -304,6 +356,19 @@ pub enum Answer {
     Error(ErrorCode),
 }
 
+/// What a collection found of one key. If two of one key are equal and the second was asked for after the first was
+/// answered, the key was the same all the time between; if `since` is `None` nothing can be said.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Collected {
+    /// Its value: versions are never used again.
+    Found(Record),
+    /// No value.
+    Absent {
+        /// Names this absence.
+        since: Option<Seq>,
+    },
+}
+
 /// Committed changes for the state, rewrites of one record merged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Apply {
@@ -322,6 +387,12 @@ pub trait State {
     /// # Errors
     /// [`StateDamaged`]: the replica goes out of service (P3).
     fn get(&self, generation: Generation, key: &RecordKey) -> Result<Option<Record>, StateDamaged>;
+
+    /// Every record of a hidden kind, by name: read once, when a term begins.
+    ///
+    /// # Errors
+    /// [`StateDamaged`]: the replica goes out of service (P3).
+    fn list(&self, generation: Generation, kind: RecordKind) -> Result<Vec<(Bytes, Record)>, StateDamaged>;
 }
 
 /// The state can't be trusted.

@@ -13,6 +13,7 @@
 //!   another has counted is gone with it. A key lives for its time to live from the last takeover before its end, and
 //!   while nobody serves. (Writing down what is left of it now and then would shorten this for long times, at the price of a
 //!   write for each key and each time; it would still not make it exact.)
+//! * **Locked.** A key that a transaction has locked expires after that (P22).
 //! * **Rubbish.** The hidden record of a version that was overwritten stays until its own time is over; the entry that
 //!   would have deleted the key then deletes the record alone. There is never more than one for a key.
 //!
@@ -78,6 +79,10 @@ impl Replica {
         let keys: BTreeMap<Bytes, Seq> = keys.into_iter().collect();
         let (mut changes, mut over, mut needless) = (Vec::new(), Vec::new(), Vec::new());
         for (key, version) in keys {
+            let Role::Primary(primary) = &self.role else { return };
+            if primary.transactions.locks.conflict([(&key, true)]).is_some() {
+                continue; // P22: the driver asks again
+            }
             let Some((current, _)) = self.newest(&user(&key), state, effects) else { return };
             if current.is_some_and(|record| record.seq == version || on(Mutant::ExpiryVersion)) {
                 changes.push(Change { key: user(&key), value: None });

@@ -19,7 +19,7 @@ use types::{Change, Fence, FencingToken, Record, RecordKey, RecordKind, Seq};
 /// How a write's token stands to what the partition has seen.
 pub(crate) enum Judged {
     /// Older: refused. The answer saw the log through `seen`.
-    Older { answer: Answer, seen: Seq },
+    Older { answer: Answer, newest: FencingToken, seen: Seq },
     /// The one that is kept already.
     Same,
     /// Newer: this must be kept with whatever becomes of the write.
@@ -53,7 +53,7 @@ impl Replica {
             None => FencingToken(0),
         };
         Some(if fence.token < newest && !on(Mutant::FenceOlder) {
-            Judged::Older { answer: Answer::Fenced { newest }, seen }
+            Judged::Older { answer: Answer::Fenced { newest }, newest, seen }
         } else if fence.token <= newest {
             Judged::Same
         } else {

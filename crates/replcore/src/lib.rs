@@ -23,6 +23,8 @@
 //! * **Keys that expire** (`expiring.rs`). The driver's timers propose; an entry of the log deletes.
 //! * **Filling a replica** (P23, `sending.rs`, `installing.rs`). A learner, or a replica that was away for long, gets the
 //!   log where that is still kept; otherwise a snapshot, read while writes go on, then the log.
+//! * **Transactions** (P22, P24–P27, `transactions/`). Two-phase commit between the primaries of partitions; locks, staged
+//!   values and decisions are hidden records in the partitions' logs.
 //! * **Retries** (P28, `requests.rs`). The entry that carries a change also carries the request's id and its answer, so a
 //!   retry after a failover gets the first answer instead of a second effect.
 //!
@@ -35,7 +37,7 @@
 //!
 //! # What is left out
 //!
-//! Snapshots to a primary that takes over: it is given up for one that has the log. Transactions and locks. Timers: the
+//! Snapshots to a primary that takes over: it is given up for one that has the log. Timers: the
 //! driver sends [`Event::Tick`] to replicas that ask for it ([`Replica::needs_tick`]), and ticks only ever cause
 //! repetition and reports, never a decision about safety.
 
@@ -59,6 +61,7 @@ mod requests;
 mod scanning;
 mod sending;
 mod takeover;
+mod transactions;
 mod views;
 mod watching;
 
@@ -67,8 +70,12 @@ mod attacks;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Answer, Apply, Effect, Event, PersistIndex, Proposal, Settings, State, StateDamaged, Token};
+pub use event::{
+    Answer, Apply, Collected, Effect, Event, PersistIndex, Proposal, Settings, State, StateDamaged, Token,
+    TransactionProposal,
+};
 pub use message::{Body, Chunk, Message, SnapshotId};
 pub use persist::{Base, MalformedRecord, PersistRecord, Recovered, Recovery, Standing};
 pub use replica::{Replica, RoleSummary};
+pub use transactions::{Age, DoubtStage, InDoubt, Judgement, TransactionBody, TransactionMessage};
 pub use watching::{Changed, Fed, NotFed};

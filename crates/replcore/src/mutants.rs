@@ -122,6 +122,32 @@ mutants! {
     P23Early,
     /// A retried request is carried out again.
     P28Retry,
+    /// A participant's locks bind only once their entry is committed.
+    P22Append,
+    /// Readers do not look at locks.
+    P22Reads,
+    /// A page shows keys that are locked.
+    P22Scan,
+    /// A newer fencing token is used while writes with an older one are under way.
+    FenceHeld,
+    /// A vote counts for whatever attempt has the same number in the present term.
+    P24,
+    /// A participant says yes before its locks are committed.
+    P25Early,
+    /// A participant locks what another attempt has locked.
+    P25Locks,
+    /// Participants hear of a decision before it is committed.
+    P26Early,
+    /// A participant acknowledges before what it was to write is committed.
+    P26Done,
+    /// A decision is carried out whatever was prepared.
+    P26Named,
+    /// A home answers for attempts of terms that it does not know.
+    P27,
+    /// A home calls an attempt aborted that it may still decide.
+    P27Open,
+    /// A new primary begins without the locks of its participants' attempts.
+    P16Locks,
     /// A request whose time is forgotten is carried out.
     P28Stamp,
     /// A write with an older token than the newest is carried out.

@@ -55,6 +55,12 @@ impl Overlay {
         self.records.get(key)?.iter().rev().find(|version| version.seq <= limit)
     }
 
+    /// The newest versions of all records of a kind, committed or not, by no order.
+    pub(crate) fn newest_of(&self, kind: RecordKind) -> impl Iterator<Item = (&Bytes, &Version)> {
+        let of_kind = self.records.iter().filter(move |(key, _)| key.kind == kind);
+        of_kind.filter_map(|(key, versions)| Some((&key.name, versions.last()?)))
+    }
+
     /// Records of `kind` whose newest version at or below `at` is above `after` and a value: the first `count` by name
     /// among those that are `wanted`, and whether these are all.
     pub(crate) fn added(

@@ -4,8 +4,11 @@
 //! "everything from its first entry on is replaced", so a truncation needs no record of its own.
 
 use bytes::{Buf, BufMut, Bytes};
+use rustc_hash::FxHashMap;
 use types::entry::{put_varint, take_varint};
-use types::{Batch, Entry, EntryId, Epoch, Generation, MalformedBatch, PartitionId, Remembered, Seq, Stamp, Term};
+use types::{
+    Batch, Entry, EntryId, Epoch, Generation, MalformedBatch, PartitionId, Remembered, RequestId, Seq, Stamp, Term,
+};
 
 /// What the node is to the partition.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -280,35 +283,52 @@ impl Recovery {
     }
 }
 
+/// Remembered requests with the entries that carried them out, and the outcomes of those that are transactions.
+pub(crate) type Requests = (Vec<(Seq, Remembered)>, Vec<(RequestId, Bytes)>);
+
+/// In a remembered request's flags, of which the lowest is `replaced`: the outcome of a transaction follows.
+const HAS_OUTCOME: u64 = 2;
+
 /// Many requests of one partition as one record of the state, and back.
-pub(crate) fn encode_requests(requests: &[(Seq, Remembered)]) -> Bytes {
+pub(crate) fn encode_requests(requests: &[(Seq, Remembered)], transactions: &FxHashMap<RequestId, Bytes>) -> Bytes {
     let mut out = bytes::BytesMut::with_capacity(requests.len() * 24 + 8);
     put_varint(&mut out, requests.len() as u64);
     for (seq, r) in requests {
         for number in [seq.0, r.id.client, r.id.counter, r.stamp.0, r.outcome.version.0] {
             put_varint(&mut out, number);
         }
-        put_varint(&mut out, u64::from(r.outcome.replaced));
+        let outcome = transactions.get(&r.id);
+        put_varint(&mut out, u64::from(r.outcome.replaced) | if outcome.is_some() { HAS_OUTCOME } else { 0 });
+        if let Some(outcome) = outcome {
+            put_varint(&mut out, outcome.len() as u64);
+            out.put_slice(outcome);
+        }
     }
     out.freeze()
 }
 
 /// # Errors
 /// [`MalformedRecord`] for anything that [`encode_requests`] did not write.
-pub(crate) fn decode_requests(mut input: Bytes) -> Result<Vec<(Seq, Remembered)>, MalformedRecord> {
+pub(crate) fn decode_requests(mut input: Bytes) -> Result<Requests, MalformedRecord> {
     let input = &mut input;
     let count = take_varint(input)?;
-    let mut requests = Vec::new();
+    let (mut requests, mut transactions) = (Vec::new(), Vec::new());
     for _ in 0..count {
         let seq = Seq(take_varint(input)?);
-        let id = types::RequestId { client: take_varint(input)?, counter: take_varint(input)? };
+        let id = RequestId { client: take_varint(input)?, counter: take_varint(input)? };
         let stamp = Stamp(take_varint(input)?);
         let version = Seq(take_varint(input)?);
-        let replaced = take_varint(input)? != 0;
+        let flags = take_varint(input)?;
+        if flags & HAS_OUTCOME != 0 {
+            let bytes = take_varint(input)?;
+            let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= input.len());
+            transactions.push((id, input.split_to(bytes.ok_or_else(|| bad("an outcome ends too early"))?)));
+        }
+        let replaced = flags & 1 != 0;
         requests.push((seq, Remembered { id, stamp, outcome: types::WriteOutcome { version, replaced } }));
     }
     if input.has_remaining() {
         return Err(bad("bytes after the end"));
     }
-    Ok(requests)
+    Ok((requests, transactions))
 }

@@ -10,12 +10,13 @@ use crate::reads::{Reads, Waiting};
 use crate::replica::{Replica, Role, user};
 use crate::scanning::Scans;
 use crate::sending::Sending;
+use crate::transactions::{Conflict, Parked, Transactions};
 use rustc_hash::FxHashSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use types::{
-    Batch, Change, Condition, Configuration, Entry, EntryId, ErrorCode, MutationKind, NodeId, Record, Remembered, Seq,
-    Stamp, Term, WriteOutcome,
+    Batch, Change, Condition, Configuration, Entry, EntryId, ErrorCode, MutationKind, NodeId, Record, RecordKind,
+    Remembered, Seq, Stamp, Term, TransactionOutcome, WriteOutcome,
 };
 
 /// How far `forgotten_before` moves at a time, so that most entries need not carry it.
@@ -37,6 +38,7 @@ pub(crate) struct Primary {
     writes: VecDeque<PendingWrite>,
     uncommitted_bytes: usize,
     pub(crate) reads: Reads,
+    pub(crate) transactions: Transactions,
     /// Confirmed pages that the state is being read for.
     pub(crate) scans: Scans,
     /// What committed entries say of keys that expire.
@@ -49,7 +51,13 @@ pub(crate) struct Primary {
 struct PendingWrite {
     seq: Seq,
     token: Token,
-    outcome: WriteOutcome,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Hash, Debug)]
+enum Outcome {
+    Write(WriteOutcome),
+    Transaction(TransactionOutcome),
 }
 
 /// Another replica, or the learner, as the primary knows it in this term.
@@ -92,6 +100,16 @@ impl Patience {
 
     pub(crate) fn answered(&mut self) {
         *self = Patience::new(self.first_ticks);
+    }
+
+    /// Another tick of silence: whether it is time to send again, without ever becoming more patient.
+    pub(crate) fn tick_evenly(&mut self) -> bool {
+        self.silent_ticks += 1;
+        let over = self.silent_ticks >= self.first_ticks;
+        if over {
+            self.silent_ticks = 0;
+        }
+        over
     }
 
     /// Another tick of silence: whether it is time to send again.
@@ -203,11 +221,29 @@ impl Primary {
         let last = replica.log.last().seq;
         !self.serving
             || self.reads.any()
+            || self.transactions.needs_tick()
             || replica.committed < last
             || self
                 .followers
                 .iter()
                 .any(|f| !replica.down.contains(&f.node) && (f.matched < last || f.told < replica.committed))
+    }
+
+    /// How many replicas are a majority.
+    pub(crate) fn majority(&self) -> u32 {
+        let replicas = 1 + self.followers.iter().filter(|f| f.votes).count() as u32;
+        replicas / 2 + 1
+    }
+
+    /// These hear of the transaction when the entry commits.
+    pub(crate) fn await_transaction(
+        &mut self,
+        seq: Seq,
+        tokens: impl IntoIterator<Item = Token>,
+        outcome: &TransactionOutcome,
+    ) {
+        let write = |token| PendingWrite { seq, token, outcome: Outcome::Transaction(outcome.clone()) };
+        self.writes.extend(tokens.into_iter().map(write));
     }
 
     pub(crate) fn behind(&self, replica: &Replica) -> Vec<NodeId> {
@@ -240,6 +276,7 @@ impl Replica {
             writes: VecDeque::new(),
             uncommitted_bytes: 0,
             reads: Reads::default(),
+            transactions: Transactions::new(start),
             scans: Scans::default(),
             expiring: Expiring::default(),
             still_ticks: 0,
@@ -282,6 +319,7 @@ impl Replica {
             Self::reply(write.token, answer, effects);
         }
         primary.reads.refuse(&refusal, effects);
+        primary.transactions.refuse(&refusal, effects);
         primary.scans.refuse(primary.term, &refusal, effects);
         if primary.serving {
             effects.push(Effect::Serving { term: None });
@@ -320,29 +358,38 @@ impl Replica {
         }
         if let Some(outcome) = self.requests.outcome(proposal.id).filter(|_| !on(Mutant::P28Retry)) {
             // P28, P12: the first answer again, once its entry is committed.
-            let replicas = 1 + primary.followers.iter().filter(|f| f.votes).count() as u32;
-            let answer = Answer::Written { outcome, durable_on: replicas / 2 + 1, term: primary.term };
+            let answer = Answer::Written { outcome, durable_on: primary.majority(), term: primary.term };
             return self.answer_as_read(token, answer, outcome.version);
         }
         if proposal.stamp < self.requests.refused_before() && !on(Mutant::P28Stamp) {
             return Self::reply(token, Answer::Error(ErrorCode::StampTooOld), effects);
         }
-        if primary.uncommitted_bytes > self.settings.uncommitted_bytes_max
-            || primary.reads.len() >= self.settings.reads_waiting_max
-        {
+        if self.is_overloaded() {
             return Self::reply(token, Answer::Error(ErrorCode::Overloaded), effects);
         }
-        // P12: judged against everything appended, in append order.
         let mutation = &proposal.mutation;
+        if let Role::Primary(primary) = &mut self.role
+            && let Some(Conflict { key, .. }) = primary.transactions.locks.conflict([(&mutation.key, true)])
+        {
+            // P22: a transaction has the key; what becomes of it decides what is judged.
+            return primary.transactions.park(key, Parked::Mutate(token, proposal.clone()));
+        }
+        // P12: judged against everything appended, in append order.
         let fence = match &mutation.fence {
             None => None,
             Some(fence) => match self.judge_fence(fence, state, effects) {
                 None => return Self::reply(token, self.refusal(), effects),
-                Some(Judged::Older { answer, seen }) => return self.answer_as_read(token, answer, seen),
+                Some(Judged::Older { answer, seen, .. }) => return self.answer_as_read(token, answer, seen),
                 Some(Judged::Same) => None,
                 Some(Judged::Newer(change)) => Some(change),
             },
         };
+        if let (Some(change), Role::Primary(primary)) = (&fence, &mut self.role)
+            && let Some(Conflict { key, .. }) = primary.transactions.locks.fence_conflict(&change.key.name)
+        {
+            // Writes with an older token are under way; they come first, or never.
+            return primary.transactions.park(key, Parked::Mutate(token, proposal.clone()));
+        }
         let key = user(&mutation.key);
         let found = if on(Mutant::P12Judged) {
             self.committed_record(&key, state, effects).map(|record| (record, Seq(0)))
@@ -368,22 +415,34 @@ impl Replica {
             MutationKind::Delete => None,
         };
         let outcome = WriteOutcome { version: self.log.last().seq.next(), replaced: current.is_some() };
-        let due = proposal.forget_before.0 >= self.requests.refused_before().0 + FORGET_STEP_MS;
         let mut changes = vec![Change { key, value }];
         changes.extend(self.begin_expiry(mutation, outcome.version));
         let batch = Batch {
             changes: fence.into_iter().chain(changes).collect(),
             request: Some(Remembered { id: proposal.id, stamp: proposal.stamp, outcome }),
-            forgotten_before: due.then_some(proposal.forget_before),
+            forgotten_before: self.due_to_forget(proposal.forget_before),
+            transaction: None,
         };
         let Role::Primary(primary) = &mut self.role else { return };
-        primary.writes.push_back(PendingWrite { seq: outcome.version, token, outcome });
+        primary.writes.push_back(PendingWrite { seq: outcome.version, token, outcome: Outcome::Write(outcome) });
         let term = primary.term;
         self.append_own(term, &batch);
     }
 
+    /// P28: how far `forgotten_before` moves with the next entry, if it is time.
+    pub(crate) fn due_to_forget(&self, before: Stamp) -> Option<Stamp> {
+        (before.0 >= self.requests.refused_before().0 + FORGET_STEP_MS).then_some(before)
+    }
+
+    /// Whether this primary has more under way than it should.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        let Role::Primary(primary) = &self.role else { return false };
+        primary.uncommitted_bytes > self.settings.uncommitted_bytes_max
+            || primary.reads.len() + primary.transactions.waiting() >= self.settings.reads_waiting_max
+    }
+
     /// P12: an answer that changes nothing is a read, and waits until all it saw is committed.
-    fn answer_as_read(&mut self, token: Token, answer: Answer, seen: Seq) {
+    pub(crate) fn answer_as_read(&mut self, token: Token, answer: Answer, seen: Seq) {
         let seen = if on(Mutant::P12Answered) { Seq(0) } else { seen };
         if let Role::Primary(primary) = &mut self.role {
             primary.reads.arrive(Waiting::settled(token, answer, seen));
@@ -398,13 +457,16 @@ impl Replica {
         }
     }
 
-    fn append_own(&mut self, term: Term, batch: &Batch) {
+    pub(crate) fn append_own(&mut self, term: Term, batch: &Batch) {
         let payload = batch.encode();
         // The state's keys and values share the entry's memory, as they do at the followers.
         let batch = Batch::decode(&payload).expect("what was just encoded decodes");
         let Role::Primary(primary) = &mut self.role else { return };
         primary.uncommitted_bytes += payload.len();
         let id = EntryId { term, seq: self.log.last().seq.next() };
+        for change in batch.changes.iter().filter(|c| c.key.kind == RecordKind::User && c.value.is_none()) {
+            primary.transactions.absences.deleted(change.key.name.clone(), id.seq);
+        }
         self.append(Entry { id, payload }, batch);
     }
 
@@ -430,6 +492,7 @@ impl Replica {
         });
         primary.reads.expire(&expired, effects);
         primary.scans.expire(&expired, effects);
+        self.expire_transactions(&expired, effects);
     }
 
     // ------------------------------------------------------------------------------------------------ replication
@@ -616,10 +679,15 @@ impl Replica {
         primary.expiring.committed(majority, effects);
         while let Some(write) = primary.writes.pop_front_if(|write| write.seq <= majority) {
             let durable_on = on_disk.iter().filter(|seq| **seq >= write.seq).count() as u32;
-            let answer = Answer::Written { outcome: write.outcome, durable_on, term: primary.term };
+            let term = primary.term;
+            let answer = match write.outcome {
+                Outcome::Write(outcome) => Answer::Written { outcome, durable_on, term },
+                Outcome::Transaction(outcome) => Answer::Transacted { outcome, durable_on, term },
+            };
             Self::reply(write.token, answer, effects);
         }
         self.commit_through(majority);
+        self.transactions_committed(effects);
         if begins && !on(Mutant::ExpiryTakeover) {
             self.list_expiring(effects);
         }
@@ -693,6 +761,7 @@ impl Replica {
             self.send(node, term, Body::Confirm { nonce }, effects);
         }
         self.tick_sending(effects);
+        self.tick_transactions(effects);
         self.replicate(effects);
     }
 }
@@ -704,7 +773,7 @@ fn others(configuration: &Arc<Configuration>, me: NodeId) -> impl Iterator<Item 
     replicas.chain(learner).filter(move |(n, _)| *n != me)
 }
 
-fn holds(condition: &Condition, current: Option<&Record>) -> bool {
+pub(crate) fn holds(condition: &Condition, current: Option<&Record>) -> bool {
     match condition {
         Condition::None => true,
         Condition::Absent => current.is_none(),

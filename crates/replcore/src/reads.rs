@@ -4,26 +4,33 @@
 //! them arrived, whether any has promised a higher term. Rounds are numbered; who answers a later one has answered the
 //! earlier ones too, because it was asked later.
 
-use crate::event::{Answer, Effect, State, Token};
+use crate::event::{Answer, Collected, Effect, State, Token};
 use crate::fingerprint::hash_table;
 use crate::message::Body;
 use crate::mutants::{Mutant, on};
 use crate::replica::{Replica, Role, user};
+use crate::transactions::TransactionBody;
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
-use types::{ErrorCode, NodeId, PageQuery, Record, Seq, Term};
+use types::limits::TRANSACTION_READ_BYTES_MAX;
+use types::{AttemptId, ErrorCode, NodeId, PageQuery, Record, Seq, Term};
 
 /// One that waits for its round.
 #[derive(Clone, Hash, Debug)]
 pub(crate) struct Waiting {
-    token: Token,
+    /// Who is answered; nobody where another partition is.
+    token: Option<Token>,
     what: What,
 }
 
 #[derive(Clone, Hash, Debug)]
 enum What {
+    /// The values of these keys as of one instant.
+    Values(Vec<Bytes>),
+    /// A transaction's home hears this, once everything seen is committed.
+    Message { attempt: AttemptId, body: TransactionBody, seen: Seq },
     /// The key's value as of what is committed when the answer leaves.
     Value(Bytes),
     /// These records.
@@ -34,20 +41,28 @@ enum What {
 
 impl Waiting {
     pub(crate) fn page(token: Token, query: PageQuery) -> Waiting {
-        Waiting { token, what: What::Page(query) }
+        Waiting { token: Some(token), what: What::Page(query) }
     }
 
     pub(crate) fn settled(token: Token, answer: Answer, seen: Seq) -> Waiting {
-        Waiting { token, what: What::Settled { answer, seen } }
+        Waiting { token: Some(token), what: What::Settled { answer, seen } }
+    }
+
+    pub(crate) fn message(attempt: AttemptId, body: TransactionBody, seen: Seq) -> Waiting {
+        Waiting { token: None, what: What::Message { attempt, body, seen } }
     }
 
     /// Answers with `refusal`, unless the request is known to be appended: then its outcome is unknown (P29).
     fn give_up(&self, refusal: Answer, effects: &mut Vec<Effect>) {
         let answer = match &self.what {
-            What::Settled { answer: Answer::Written { .. }, .. } => Answer::Error(ErrorCode::Unknown),
+            What::Settled { answer: Answer::Written { .. } | Answer::Transacted { .. }, .. } => {
+                Answer::Error(ErrorCode::Unknown)
+            }
             _ => refusal,
         };
-        Replica::reply(self.token, answer, effects);
+        if let Some(token) = self.token {
+            Replica::reply(token, answer, effects);
+        }
     }
 }
 
@@ -62,7 +77,9 @@ pub(crate) struct Reads {
     answered: FxHashMap<NodeId, u64>,
     /// Confirmed, but not everything they saw is committed yet.
     uncommitted: Vec<Waiting>,
-    /// What was committed when `uncommitted` was last looked through.
+    /// Confirmed, but a key is locked (P22).
+    locked: Vec<Waiting>,
+    /// What was committed when `uncommitted` and `locked` were last looked through.
     looked_at: Seq,
     /// All of the above.
     waiting: usize,
@@ -71,7 +88,7 @@ pub(crate) struct Reads {
 impl Hash for Reads {
     /// `waiting` follows from the rest.
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        (&self.fresh, &self.rounds, self.nonce, &self.uncommitted, self.looked_at).hash(hasher);
+        (&self.fresh, &self.rounds, self.nonce, &self.uncommitted, &self.locked, self.looked_at).hash(hasher);
         hash_table(&self.answered, hasher);
     }
 }
@@ -83,7 +100,7 @@ impl Reads {
     }
 
     pub(crate) fn any(&self) -> bool {
-        self.waiting > 0
+        self.waiting > self.locked.len()
     }
 
     /// The latest round, if this node owes an answer to it.
@@ -101,7 +118,7 @@ impl Reads {
     pub(crate) fn expire(&mut self, tokens: &FxHashSet<Token>, effects: &mut Vec<Effect>) {
         let mut take = |waiting: &mut Vec<Waiting>| {
             waiting.retain(|w| {
-                let over = tokens.contains(&w.token);
+                let over = w.token.is_some_and(|token| tokens.contains(&token));
                 if over {
                     w.give_up(Answer::Error(ErrorCode::DeadlineExceeded), effects);
                 }
@@ -110,6 +127,7 @@ impl Reads {
         };
         take(&mut self.fresh);
         take(&mut self.uncommitted);
+        take(&mut self.locked);
         self.rounds.iter_mut().for_each(|(_, waiting)| take(waiting));
         self.rounds.retain(|(_, waiting)| !waiting.is_empty());
         self.recount();
@@ -118,7 +136,8 @@ impl Reads {
     /// The term is over.
     pub(crate) fn refuse(self, refusal: &Answer, effects: &mut Vec<Effect>) {
         let rounds = self.rounds.into_iter().flat_map(|(_, waiting)| waiting);
-        rounds.chain(self.fresh).chain(self.uncommitted).for_each(|w| w.give_up(refusal.clone(), effects));
+        let confirmed = self.uncommitted.into_iter().chain(self.locked);
+        rounds.chain(self.fresh).chain(confirmed).for_each(|w| w.give_up(refusal.clone(), effects));
     }
 
     /// The node has answered whatever it was asked last.
@@ -128,7 +147,7 @@ impl Reads {
 
     fn recount(&mut self) {
         let in_rounds: usize = self.rounds.iter().map(|(_, waiting)| waiting.len()).sum();
-        self.waiting = self.fresh.len() + in_rounds + self.uncommitted.len();
+        self.waiting = self.fresh.len() + in_rounds + self.uncommitted.len() + self.locked.len();
     }
 
     /// Everything whose round `needed` other nodes among `members` have answered.
@@ -147,12 +166,20 @@ impl Reads {
 
 impl Replica {
     pub(crate) fn on_read(&mut self, token: Token, key: Bytes, effects: &mut Vec<Effect>) {
+        self.begin_read(token, What::Value(key), effects);
+    }
+
+    pub(crate) fn on_collect(&mut self, token: Token, keys: Vec<Bytes>, effects: &mut Vec<Effect>) {
+        self.begin_read(token, What::Values(keys), effects);
+    }
+
+    fn begin_read(&mut self, token: Token, what: What, effects: &mut Vec<Effect>) {
         match &mut self.role {
             Role::Primary(primary) if primary.reads.len() >= self.settings.reads_waiting_max => {
                 Self::reply(token, Answer::Error(ErrorCode::Overloaded), effects);
             }
             Role::Primary(primary) if primary.serving() => {
-                primary.reads.arrive(Waiting { token, what: What::Value(key) });
+                primary.reads.arrive(Waiting { token: Some(token), what });
             }
             _ => Self::reply(token, self.refusal(), effects),
         }
@@ -190,11 +217,40 @@ impl Replica {
         }
     }
 
+    fn is_hidden(&self, key: &Bytes) -> bool {
+        matches!(&self.role, Role::Primary(primary) if primary.transactions.locks.hides(key))
+    }
+
+    /// Every key as of what is committed.
+    fn collect(&mut self, keys: &[Bytes], state: &dyn State, effects: &mut Vec<Effect>) -> Answer {
+        let mut collected = Vec::with_capacity(keys.len());
+        let mut bytes = 0;
+        for key in keys {
+            let Some(record) = self.committed_record(&user(key), state, effects) else {
+                return Answer::Error(ErrorCode::Damaged);
+            };
+            let committed = self.committed;
+            bytes += record.as_ref().map_or(0, |record| record.value.len());
+            if bytes > TRANSACTION_READ_BYTES_MAX {
+                return Answer::Error(ErrorCode::Invalid);
+            }
+            collected.push(match (record, &self.role) {
+                (Some(record), _) => Collected::Found(record),
+                (None, Role::Primary(primary)) => {
+                    Collected::Absent { since: primary.transactions.absences.since(key, committed) }
+                }
+                (None, _) => Collected::Absent { since: None },
+            });
+        }
+        Answer::Collected(collected)
+    }
+
     /// Answers what is confirmed and committed. The own promise is still the term, or the role would be gone (P8, P17).
     pub(crate) fn answer_reads(&mut self, state: &dyn State, effects: &mut Vec<Effect>) {
         let (Role::Primary(primary), Some(configuration)) = (&mut self.role, &self.configuration) else { return };
         let reads = &primary.reads;
-        if reads.rounds.is_empty() && (reads.uncommitted.is_empty() || reads.looked_at == self.committed) {
+        let none_waits = reads.uncommitted.is_empty() && reads.locked.is_empty();
+        if reads.rounds.is_empty() && (none_waits || reads.looked_at == self.committed) {
             return;
         }
         let replicas = &configuration.replicas;
@@ -205,37 +261,58 @@ impl Replica {
         }
         let mut settled = confirmed;
         let reads = &mut primary.reads;
-        if reads.looked_at < committed && !reads.uncommitted.is_empty() {
+        if reads.looked_at < committed {
             settled.append(&mut reads.uncommitted);
+            settled.append(&mut reads.locked);
         }
         reads.looked_at = committed;
-        let mut early = Vec::new();
+        let (mut early, mut locked) = (Vec::new(), Vec::new());
         for waiting in settled {
+            // P22: at the instant the state is read.
+            let hidden = match &waiting.what {
+                What::Value(key) => self.is_hidden(key),
+                What::Values(keys) => keys.iter().any(|key| self.is_hidden(key)),
+                What::Page(_) | What::Settled { .. } | What::Message { .. } => false,
+            };
+            if hidden {
+                locked.push(waiting);
+                continue;
+            }
             let answer = match &waiting.what {
+                What::Values(keys) => self.collect(keys, state, effects),
                 What::Value(key) => match self.record_to_read(key, state, effects) {
                     Some(Some(record)) => Answer::Found(record),
                     Some(None) => Answer::NotFound,
                     None => Answer::Error(ErrorCode::Damaged),
                 },
                 What::Page(query) => {
-                    self.begin_scan(waiting.token, query.clone(), effects);
+                    if let Some(token) = waiting.token {
+                        self.begin_scan(token, query.clone(), effects);
+                    }
                     continue;
                 }
-                What::Settled { seen, .. } if *seen > committed => {
+                What::Settled { seen, .. } | What::Message { seen, .. } if *seen > committed => {
                     early.push(waiting);
                     continue;
                 }
                 What::Settled { answer, .. } => answer.clone(),
+                What::Message { attempt, body, .. } => {
+                    self.say(attempt.home, *attempt, body.clone(), effects);
+                    continue;
+                }
             };
-            Self::reply(waiting.token, answer, effects);
+            if let Some(token) = waiting.token {
+                Self::reply(token, answer, effects);
+            }
         }
         match &mut self.role {
             Role::Primary(primary) => {
                 primary.reads.uncommitted.append(&mut early);
+                primary.reads.locked.append(&mut locked);
                 primary.reads.recount();
             }
             // The state turned out to be damaged on the way.
-            _ => early.iter().for_each(|w| w.give_up(Answer::Error(ErrorCode::Damaged), effects)),
+            _ => early.iter().chain(&locked).for_each(|w| w.give_up(Answer::Error(ErrorCode::Damaged), effects)),
         }
     }
 

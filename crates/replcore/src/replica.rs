@@ -158,6 +158,9 @@ impl Replica {
             Event::Message { from, message } => self.on_message(from, message, effects),
             Event::Persisted { through } => self.on_persisted(through, effects),
             Event::Mutate { token, proposal } => self.on_mutate(token, &proposal, state, effects),
+            Event::Transact { token, proposal } => self.on_transact(token, *proposal, state, effects),
+            Event::Collect { token, keys } => self.on_collect(token, keys, effects),
+            Event::FromPartition { message } => self.on_transaction_message(message, state, effects),
             Event::Read { token, key } => self.on_read(token, key, effects),
             Event::ReadPage { token, query } => self.on_read_page(token, query, effects),
             Event::Scanned { token, applied, records, ended } => {
@@ -183,7 +186,10 @@ impl Replica {
             Event::Damaged => self.go_out_of_service(effects),
             Event::DamageNoted { epoch } => self.on_damage_noted(epoch, effects),
         }
+        self.rebuild_transactions(state, effects);
+        self.run_woken(state, effects);
         self.answer_reads(state, effects);
+        self.resume_scans(effects);
         self.debug_check();
     }
 

@@ -3,6 +3,7 @@
 //! They live in the log's entries; behind the state's `applied` they live in the state, many to a record, named by the
 //! seq of the first. One more record, with an empty name, holds `forgotten_before`.
 
+use crate::fingerprint::hash_table;
 use crate::persist::{MalformedRecord, decode_requests, encode_requests};
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
@@ -14,6 +15,8 @@ use types::{Batch, Record, RecordKey, RecordKind, Remembered, RequestId, Seq, St
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Requests {
     by_id: FxHashMap<RequestId, WriteOutcome>,
+    /// Of transactions: what they were answered.
+    transactions: FxHashMap<RequestId, Bytes>,
     /// In append order.
     order: VecDeque<(Seq, Remembered)>,
     /// Committed: what is older is gone from above.
@@ -26,11 +29,15 @@ pub(crate) struct Requests {
     stored_forgotten: Stamp,
 }
 
+/// Outcomes of transactions in one record of the state, about.
+const OUTCOMES_BYTES_MAX: usize = 1 << 20;
+
 impl Hash for Requests {
     /// `by_id` follows from `order`.
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         let Requests { order, forgotten_before, forgetting, stored, stored_forgotten, .. } = self;
         (order, forgotten_before, forgetting, stored, stored_forgotten).hash(hasher);
+        hash_table(&self.transactions, hasher);
     }
 }
 
@@ -49,10 +56,11 @@ impl Requests {
             }
             let name: [u8; 8] =
                 name.as_ref().try_into().map_err(|_| MalformedRecord("a requests record's name".into()))?;
-            let chunk = decode_requests(value.clone())?;
+            let (chunk, transactions) = decode_requests(value.clone())?;
             let newest = chunk.iter().map(|(_, r)| r.stamp).max().unwrap_or_default();
             requests.stored.push_back((Seq(u64::from_be_bytes(name)), newest));
             remembered.extend(chunk);
+            requests.transactions.extend(transactions);
         }
         remembered.sort_unstable_by_key(|(seq, _)| *seq);
         for (seq, request) in remembered {
@@ -66,6 +74,7 @@ impl Requests {
     pub(crate) fn append(&mut self, seq: Seq, batch: &Batch) {
         if let Some(request) = batch.request {
             self.remember(seq, request);
+            self.transactions.extend(batch.transaction.clone().map(|outcome| (request.id, outcome)));
         }
         if let Some(stamp) = batch.forgotten_before {
             self.forgetting.push_back((seq, stamp));
@@ -80,7 +89,7 @@ impl Requests {
     /// Takes a truncated entry back. Entries are taken back newest first.
     pub(crate) fn take_back(&mut self, seq: Seq) {
         while let Some((_, request)) = self.order.pop_back_if(|(at, _)| *at >= seq) {
-            self.by_id.remove(&request.id);
+            self.forget(request.id);
         }
         while self.forgetting.pop_back_if(|(at, _)| *at >= seq).is_some() {}
     }
@@ -101,8 +110,18 @@ impl Requests {
     fn drop_forgotten(&mut self) {
         let before = self.forgotten_before;
         while let Some((_, request)) = self.order.pop_front_if(|(_, request)| request.stamp < before) {
-            self.by_id.remove(&request.id);
+            self.forget(request.id);
         }
+    }
+
+    fn forget(&mut self, id: RequestId) {
+        self.by_id.remove(&id);
+        self.transactions.remove(&id);
+    }
+
+    /// What this transaction was answered, if it is remembered.
+    pub(crate) fn transaction(&self, id: RequestId) -> Option<Bytes> {
+        self.transactions.get(&id).cloned()
     }
 
     /// What this request was answered, if it is remembered.
@@ -137,10 +156,19 @@ impl Requests {
         const REQUEST_BYTES: usize = 40;
         let first = self.order.partition_point(|(seq, _)| *seq <= after);
         let end = self.order.partition_point(|(seq, _)| *seq <= through);
-        let end = end.min(first + (bytes_max / REQUEST_BYTES).max(1));
+        let outcome_bytes = |request: &Remembered| self.transactions.get(&request.id).map_or(0, Bytes::len);
+        let mut bytes = 0;
+        let fitting = self.order.range(first..end).take_while(|(_, request)| {
+            let fits = bytes < bytes_max;
+            bytes += REQUEST_BYTES + outcome_bytes(request);
+            fits
+        });
+        let end = first + fitting.count();
         let chunk: Vec<_> = self.order.range(first..end).copied().collect();
         let (name, value) = match chunk.first() {
-            Some((seq, _)) => (Bytes::copy_from_slice(&seq.0.to_be_bytes()), encode_requests(&chunk)),
+            Some((seq, _)) => {
+                (Bytes::copy_from_slice(&seq.0.to_be_bytes()), encode_requests(&chunk, &self.transactions))
+            }
             None => (Bytes::new(), encode_stamp(self.forgotten_before)),
         };
         let key = RecordKey { kind: RecordKind::Requests, name };
@@ -153,7 +181,6 @@ impl Requests {
         let name = |seq: Seq| Bytes::copy_from_slice(&seq.0.to_be_bytes());
         let first = self.order.partition_point(|(seq, _)| *seq <= after);
         let end = self.order.partition_point(|(seq, _)| *seq <= through);
-        let chunk: Vec<_> = self.order.range(first..end).copied().collect();
         while let Some((seq, _)) = self.stored.pop_front_if(|(_, newest)| *newest < self.forgotten_before) {
             changes.push((key(name(seq)), None, through));
         }
@@ -161,9 +188,22 @@ impl Requests {
             self.stored_forgotten = self.forgotten_before;
             changes.push((key(Bytes::new()), Some(encode_stamp(self.forgotten_before)), through));
         }
-        if let Some((seq, _)) = chunk.first() {
+        // Outcomes of transactions may be large: then there are several records.
+        let (mut chunk, mut chunks): (Vec<(Seq, Remembered)>, Vec<_>) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        for (seq, request) in self.order.range(first..end).copied() {
+            chunk.push((seq, request));
+            bytes += self.transactions.get(&request.id).map_or(0, Bytes::len);
+            if bytes >= OUTCOMES_BYTES_MAX {
+                chunks.push(std::mem::take(&mut chunk));
+                bytes = 0;
+            }
+        }
+        chunks.push(chunk);
+        for chunk in chunks {
+            let Some((seq, _)) = chunk.first() else { continue };
             let newest = chunk.iter().map(|(_, r)| r.stamp).max().unwrap_or_default();
-            changes.push((key(name(*seq)), Some(encode_requests(&chunk)), through));
+            changes.push((key(name(*seq)), Some(encode_requests(&chunk, &self.transactions)), through));
             self.stored.push_back((*seq, newest));
         }
     }

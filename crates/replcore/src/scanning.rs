@@ -10,6 +10,9 @@
 //!
 //! If the overlay has dropped something that the state did not have when it was read, the state is read again.
 //!
+//! A page ends before the first key whose transaction may have happened without this partition knowing it (P22). If that
+//! key is the page's first, the page waits for the outcome, and is then read again.
+//!
 //! The overlay has no order. A page looks at all of it once, and keeps no more than fits the page.
 
 use crate::event::{Answer, Effect, Token};
@@ -19,7 +22,7 @@ use crate::replica::{Replica, Role};
 use bytes::Bytes;
 use rustc_hash::FxHashSet;
 use std::collections::BTreeMap;
-use types::{ErrorCode, Page, PageItem, PageQuery, Record, RecordKey, Seq, Term};
+use types::{ErrorCode, Page, PageItem, PageQuery, Record, RecordKey, RecordKind, Seq, Term};
 
 /// What a record takes on a page beside its name and value.
 const ITEM_BYTES: usize = 16;
@@ -28,23 +31,27 @@ const ITEM_BYTES: usize = 16;
 #[derive(Clone, Hash, Debug, Default)]
 pub(crate) struct Scans {
     open: BTreeMap<Token, PageQuery>,
+    /// Those whose first key is locked, and that key.
+    locked: BTreeMap<Token, (PageQuery, Bytes)>,
 }
 
 impl Scans {
     pub(crate) fn len(&self) -> usize {
-        self.open.len()
+        self.open.len() + self.locked.len()
     }
 
     /// Nobody waits for these any more.
     pub(crate) fn expire(&mut self, tokens: &FxHashSet<Token>, effects: &mut Vec<Effect>) {
-        for token in self.open.extract_if(.., |token, _| tokens.contains(token)) {
-            Replica::reply(token.0, Answer::Error(ErrorCode::DeadlineExceeded), effects);
+        let open = self.open.extract_if(.., |token, _| tokens.contains(token)).map(|(token, _)| token);
+        let locked = self.locked.extract_if(.., |token, _| tokens.contains(token)).map(|(token, _)| token);
+        for token in open.chain(locked) {
+            Replica::reply(token, Answer::Error(ErrorCode::DeadlineExceeded), effects);
         }
     }
 
     /// The term is over.
     pub(crate) fn refuse(self, term: Term, refusal: &Answer, effects: &mut Vec<Effect>) {
-        let clients = self.open.into_keys().filter(|token| *token != Token::own(term));
+        let clients = self.open.into_keys().chain(self.locked.into_keys()).filter(|token| *token != Token::own(term));
         clients.for_each(|token| Replica::reply(token, refusal.clone(), effects));
     }
 }
@@ -93,10 +100,46 @@ impl Replica {
         if applied < self.applied.seq && !on(Mutant::ScanStale) {
             return self.begin_scan(token, query, effects);
         }
-        let page = self.complete(&query, applied, records, ended);
+        let mut page = self.complete(&query, applied, records, ended);
+        if let Some(key) = self.first_hidden(&query, &page) {
+            page.items.retain(|item| item.name < key);
+            let Some(last) = page.items.last() else {
+                if let Role::Primary(primary) = &mut self.role {
+                    primary.scans.locked.insert(token, (query, key));
+                }
+                return;
+            };
+            page.resume = Some(last.name.clone());
+        }
         match own {
             true => self.on_expiring_listed(page, effects),
             false => Self::reply(token, Answer::Page(page), effects),
+        }
+    }
+
+    /// P22: the first key within the page of which nothing can be said.
+    fn first_hidden(&self, query: &PageQuery, page: &Page) -> Option<Bytes> {
+        let Role::Primary(primary) = &self.role else { return None };
+        if query.kind != RecordKind::User || on(Mutant::P22Scan) {
+            return None;
+        }
+        let within = |name: &&Bytes| query.covers(name) && page.resume.as_ref().is_none_or(|end| *name <= end);
+        primary.transactions.locks.hidden().filter(within).min().cloned()
+    }
+
+    /// Pages whose first key is locked no more are read again.
+    pub(crate) fn resume_scans(&mut self, effects: &mut Vec<Effect>) {
+        let Role::Primary(primary) = &mut self.role else { return };
+        if primary.scans.locked.is_empty() {
+            return;
+        }
+        let locks = &primary.transactions.locks;
+        let free: Vec<(Token, PageQuery)> = (primary.scans.locked)
+            .extract_if(.., |_, (_, key)| !locks.hides(key))
+            .map(|(token, (query, _))| (token, query))
+            .collect();
+        for (token, query) in free {
+            self.begin_scan(token, query, effects);
         }
     }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use types::{
     Condition, Configuration, Epoch, ErrorCode, Generation, Mutation, MutationKind, NodeId, PartitionId, Record,
-    RecordKey, RequestId, Seq, Stamp, Term,
+    RecordKey, RecordKind, RequestId, Seq, Stamp, Term,
 };
 
 #[derive(Default)]
@@ -18,6 +18,11 @@ pub(crate) struct Memory(BTreeMap<RecordKey, Record>);
 impl State for Memory {
     fn get(&self, _: Generation, key: &RecordKey) -> Result<Option<Record>, StateDamaged> {
         Ok(self.0.get(key).cloned())
+    }
+
+    fn list(&self, _: Generation, kind: RecordKind) -> Result<Vec<(Bytes, Record)>, StateDamaged> {
+        let of_kind = self.0.iter().filter(|(key, _)| key.kind == kind);
+        Ok(of_kind.map(|(key, record)| (key.name.clone(), record.clone())).collect())
     }
 }
 

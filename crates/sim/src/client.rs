@@ -7,12 +7,14 @@ use crate::happening::{Ask, Happening, Request, Timer};
 use crate::network::Place;
 use crate::node::BEGINNING_MS;
 use crate::queue::{MS, Micros};
+use crate::transactions::{self, Collecting, Next};
 use bytes::Bytes;
-use replcore::Answer;
+use replcore::{Answer, Collected};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use types::{
-    Condition, ErrorCode, Fence, FencingToken, Mutation, MutationKind, NodeId, Record, RequestId, Stamp, View,
+    Condition, ErrorCode, Fence, FencingToken, Mutation, MutationKind, NodeId, OperationResult, Record, RequestId,
+    Stamp, Transaction, View,
 };
 
 /// How long an operation is retried.
@@ -32,7 +34,9 @@ pub(crate) struct Client {
     /// Keys that are still to be read at the end.
     to_read: Vec<Bytes>,
     stopped: bool,
-    pub(crate) history: Vec<Operation>,
+    history: Vec<Operation>,
+    /// Which of them nobody heard the outcome of.
+    unknown: Vec<(usize, RequestId)>,
 }
 
 #[derive(Debug)]
@@ -40,12 +44,26 @@ struct Open {
     number: u64,
     key: Bytes,
     action: Action,
+    /// Of a transaction that only reads: without locks, as long as that may succeed.
+    collecting: Option<Collecting>,
     stamp: Stamp,
     fence: Option<Fence>,
     called_at: Micros,
     attempts: Vec<Attempt>,
     /// Of the final reads: they are tried for ever.
     must: bool,
+}
+
+impl Open {
+    /// Takes what was collected; `None` where that is an earlier question's answer.
+    fn collected(&mut self, attempt: u32, found: Vec<Collected>) -> Option<Next> {
+        let Action::Transact(transaction) = &self.action else { return None };
+        if attempt as usize + 1 != self.attempts.len() {
+            return None;
+        }
+        let keys = transaction.then.iter().map(|operation| operation.key().clone());
+        Some(self.collecting.as_mut()?.take(found, keys))
+    }
 }
 
 /// What became of one attempt.
@@ -73,6 +91,7 @@ impl Client {
             to_read: Vec::new(),
             stopped: false,
             history: Vec::new(),
+            unknown: Vec::new(),
         }
     }
 
@@ -89,10 +108,21 @@ impl Client {
         self.open.is_none() && self.to_read.is_empty()
     }
 
-    /// The history, with what is still open.
-    pub(crate) fn into_history(mut self) -> Vec<Operation> {
+    /// The history, with what is still open. Of what nobody heard the outcome of, that which was not done in the end is
+    /// left out: each such operation could double the search for an order. If it left a mark all the same, no order
+    /// explains that.
+    pub(crate) fn into_history(mut self, was_done: impl Fn(RequestId) -> bool) -> Vec<Operation> {
         self.give_up();
+        for (at, request) in self.unknown.into_iter().rev() {
+            if !was_done(request) {
+                self.history.remove(at);
+            }
+        }
         self.history
+    }
+
+    fn request(&self, number: u64) -> RequestId {
+        RequestId { client: self.number as u64 + 1, counter: number }
     }
 
     fn after(&self, ctx: &mut Context, delay: Micros, what: Timer) {
@@ -132,9 +162,17 @@ impl Client {
             let Some(key) = self.to_read.pop() else { return };
             (key, Action::Get, true)
         } else {
-            let key = ctx.random.below(ctx.plan.keys as u64);
-            let key = Bytes::from(format!("k{key}"));
-            (key.clone(), self.choose(ctx, &key), false)
+            let (key, action) = self.draw(ctx);
+            (key, action, false)
+        };
+        let collecting = match &action {
+            Action::Transact(transaction)
+                if transaction.is_read_only() && transaction.conditions.is_empty() && ctx.random.chance(700) =>
+            {
+                let keys: Vec<Bytes> = transaction.keys().cloned().collect();
+                Some(Collecting::new(ctx.plan.partitions, &keys))
+            }
+            _ => None,
         };
         if self.view.is_none() {
             self.look_for_view(ctx, newest);
@@ -147,8 +185,26 @@ impl Client {
         if let Some(fence) = &fence {
             ctx.watch.fenced(self.request(number), fence);
         }
-        self.open = Some(Open { number, key, action, stamp, fence, called_at, attempts: Vec::new(), must });
+        let attempts = Vec::new();
+        self.open = Some(Open { number, key, action, collecting, stamp, fence, called_at, attempts, must });
         self.attempt(ctx);
+    }
+
+    /// The next operation: on a key, or on several hot ones.
+    fn draw(&mut self, ctx: &mut Context) -> (Bytes, Action) {
+        if !ctx.random.chance(ctx.plan.hot_permille) {
+            let key = ctx.random.below(ctx.plan.keys as u64);
+            let key = Bytes::from(format!("k{key}"));
+            return (key.clone(), self.choose(ctx, &key));
+        }
+        if ctx.random.chance(300) {
+            let key = ctx.plan.hot[ctx.random.index(ctx.plan.hot.len())].clone();
+            return (key.clone(), self.choose(ctx, &key));
+        }
+        let value = format!("{}.{}", self.number, self.operations + 1);
+        let transaction = transactions::draw(&mut ctx.random, &ctx.plan, &self.seen, &value);
+        let key = transaction.first_key().cloned().unwrap_or_default();
+        (key, Action::Transact(transaction))
     }
 
     fn choose(&mut self, ctx: &mut Context, key: &Bytes) -> Action {
@@ -171,7 +227,7 @@ impl Client {
 
     /// Some writes are those of a lock's holder, or of who was one: tokens rise with the time, and some are old.
     fn choose_fence(&self, ctx: &mut Context, action: &Action) -> Option<Fence> {
-        if *action == Action::Get || !ctx.random.chance(250) {
+        if !action.changes() || !ctx.random.chance(250) {
             return None;
         }
         let age = if ctx.random.chance(300) { ctx.random.below(4) } else { 0 };
@@ -179,19 +235,30 @@ impl Client {
         Some(Fence { name: Bytes::from_static(b"lock"), token })
     }
 
-    fn request(&self, number: u64) -> RequestId {
-        RequestId { client: self.number as u64 + 1, counter: number }
-    }
-
     fn attempt(&mut self, ctx: &mut Context) {
         let Some(open) = &mut self.open else { return };
         let attempt = open.attempts.len() as u32;
         open.attempts.push(Attempt::Unanswered);
         let number = open.number;
+        let id = RequestId { client: self.number as u64 + 1, counter: number };
+        let partitions =
+            types::PartitionCount::new(ctx.plan.partitions).expect("a plan's partitions are a power of two");
+        let mut partition = partitions.partition_of(&open.key);
         let ask = match &open.action {
+            Action::Transact(transaction) => match &open.collecting {
+                Some(collecting) => {
+                    let (of, keys) = collecting.part().clone();
+                    partition = of;
+                    Ask::Collect(keys)
+                }
+                None => {
+                    let transaction = Transaction { fence: open.fence.clone(), ..transaction.clone() };
+                    Ask::Transact { id, stamp: open.stamp, transaction }
+                }
+            },
             Action::Get => Ask::Get(open.key.clone()),
             Action::Mutate { kind, condition } => Ask::Mutate {
-                id: RequestId { client: self.number as u64 + 1, counter: number },
+                id,
                 stamp: open.stamp,
                 mutation: Mutation {
                     key: open.key.clone(),
@@ -201,9 +268,6 @@ impl Client {
                 },
             },
         };
-        let partition = types::PartitionCount::new(ctx.plan.partitions)
-            .expect("a plan's partitions are a power of two")
-            .partition_of(&open.key);
         let primary = self.view.as_ref().and_then(|view| view.configuration(partition)?.primary());
         let node = match primary.and_then(|id: NodeId| ctx.places.get(&id).copied()) {
             Some(node) if !ctx.random.chance(60) => node,
@@ -247,6 +311,17 @@ impl Client {
             Answer::Found(record) => Heard::Found(record),
             Answer::NotFound => Heard::NotFound,
             Answer::ConditionFailed { version } => Heard::ConditionFailed(version),
+            Answer::Transacted { outcome, .. } => Heard::Transacted(outcome),
+            Answer::Collected(found) => match open.collected(attempt, found) {
+                None => return,
+                Some(Next::Done(outcome)) => Heard::Transacted(outcome),
+                Some(next) => {
+                    if next == Next::GiveUp {
+                        open.collecting = None;
+                    }
+                    return self.attempt(ctx);
+                }
+            },
             // Only readers ask for pages.
             Answer::Page(_) => return,
             Answer::Fenced { .. } => return self.hear_fenced(ctx),
@@ -259,8 +334,12 @@ impl Client {
             Attempt::Unknown { sent } => attempt < *sent,
             Attempt::Unanswered => other != attempt as usize,
         });
-        let did_nothing = matches!(heard, Heard::NotFound | Heard::ConditionFailed(_));
-        let heard = if did_nothing && open.action != Action::Get && others_open { Heard::Unknown } else { heard };
+        let did_nothing = match &heard {
+            Heard::NotFound | Heard::ConditionFailed(_) => true,
+            Heard::Transacted(outcome) => !transactions::has_changed(outcome),
+            _ => false,
+        };
+        let heard = if did_nothing && open.action.changes() && others_open { Heard::Unknown } else { heard };
         self.remember(ctx, heard);
         ctx.counts.answered += 1;
         self.think(ctx);
@@ -294,18 +373,30 @@ impl Client {
     fn give_up(&mut self) {
         let Some(open) = &self.open else { return };
         let may_be_done = open.attempts.iter().any(|attempt| *attempt != Attempt::NotDone);
-        if open.action != Action::Get && may_be_done {
+        if open.action.changes() && may_be_done {
             let (key, called_at, action) = (open.key.clone(), open.called_at, open.action.clone());
             let client = self.number as u64;
             let heard = Heard::Unknown;
+            self.unknown.push((self.history.len(), self.request(open.number)));
             self.history.push(Operation { client, key, called_at, answered_at: called_at, action, heard });
         }
         self.open = None;
     }
 
     fn remember(&mut self, ctx: &mut Context, heard: Heard) {
-        let Some(Open { key, action, called_at, .. }) = self.open.take() else { return };
+        let Some(Open { number, key, action, called_at, .. }) = self.open.take() else { return };
+        if heard == Heard::Unknown {
+            self.unknown.push((self.history.len(), self.request(number)));
+        }
         match (&heard, &action) {
+            (Heard::Transacted(outcome), Action::Transact(transaction)) => {
+                let branch = if outcome.succeeded { &transaction.then } else { &transaction.otherwise };
+                for (step, result) in branch.iter().zip(&outcome.results) {
+                    if let OperationResult::Found(record) = result {
+                        self.seen.insert(step.key().clone(), record.clone());
+                    }
+                }
+            }
             (Heard::Found(record), _) => drop(self.seen.insert(key.clone(), record.clone())),
             (Heard::Written(outcome), Action::Mutate { kind: MutationKind::Put(value), .. }) => {
                 drop(self.seen.insert(key.clone(), Record { seq: outcome.version, value: value.clone() }));

@@ -39,6 +39,8 @@ pub struct Counts {
     pub moved: u64,
     /// Disks lost.
     pub wiped: u64,
+    /// Transactions answered.
+    pub transactions: u64,
     /// Pages that scanners were given.
     pub pages: u64,
     /// Changes that watchers were told.
@@ -66,6 +68,7 @@ impl Counts {
             snapshots: self.snapshots + other.snapshots,
             moved: self.moved + other.moved,
             wiped: self.wiped + other.wiped,
+            transactions: self.transactions + other.transactions,
             pages: self.pages + other.pages,
             fed: self.fed + other.fed,
             compacted: self.compacted + other.compacted,

@@ -3,11 +3,11 @@
 use crate::faults::Fault;
 use crate::readers::Subscription;
 use bytes::Bytes;
-use replcore::{Answer, Apply, Fed, Message, NotFed, SnapshotId, Token};
+use replcore::{Answer, Apply, Fed, Message, NotFed, SnapshotId, Token, TransactionMessage};
 use std::sync::Arc;
 use types::{
     Epoch, Generation, Incarnation, Mutation, NodeId, PageQuery, PartitionId, Record, RecordKey, RequestId, Seq, Stamp,
-    Term, View,
+    Term, Transaction, View,
 };
 use viewcore::{Command, Heartbeat, Operation, Refusal, Registration};
 
@@ -17,6 +17,8 @@ pub(crate) enum Happening {
     Process { node: usize, start: u64, what: Process },
     /// A message between replicas arrives (P6: at this incarnation of the destination, or nowhere).
     Peer(Envelope),
+    /// A message from another partition's primary arrives, at this incarnation of the destination or nowhere.
+    Partition { to: usize, incarnation: Incarnation, partition: PartitionId, message: TransactionMessage },
     /// The viewleader group hears something.
     ToGroup(ToGroup),
     /// Something within the group.
@@ -85,6 +87,10 @@ pub(crate) enum Input {
         from: NodeId,
         partition: PartitionId,
         message: Message,
+    },
+    Partition {
+        partition: PartitionId,
+        message: TransactionMessage,
     },
     Persisted {
         partition: PartitionId,
@@ -188,6 +194,8 @@ pub(crate) enum Ask {
     Get(Bytes),
     Page(PageQuery),
     Mutate { id: RequestId, stamp: Stamp, mutation: Mutation },
+    Transact { id: RequestId, stamp: Stamp, transaction: Transaction },
+    Collect(Vec<Bytes>),
 }
 
 #[derive(Clone, Copy, Debug)]

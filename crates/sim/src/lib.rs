@@ -2,13 +2,13 @@
 //!
 //! A seed decides everything: how many nodes, how fast, what is lost, doubled, late or cut, who crashes and what the
 //! disk keeps of it, who stands still. Clients fight over few keys meanwhile. [`invariants`] are checked at every step,
-//! and at the end, when everything was healed, each key's history must be linearizable ([`checker`]) and everything
-//! must come to rest.
+//! and at the end, when everything was healed, each key's history must be linearizable and transactions strictly
+//! serializable ([`checker`]), no lock may be left, and everything must come to rest.
 //!
 //! The map: [`world`] runs one seed; `plan` is what the seed decides beforehand, `faults` what goes wrong; `node` is a
 //! storage node around its replicas, with `disk` and the `network`; `group` the viewleaders; `client` the clients,
-//! `readers` those who scan and watch. [`trap`] has a process die between two effects of one step, and [`matrix`] does so
-//! at each kind of them.
+//! `transactions` what they do with several keys at once, `readers` those who scan and watch. [`trap`] has a process die
+//! between two effects of one step, and [`matrix`] does so at each kind of them.
 //!
 //! Invariants of the simulator itself: no clock, no thread, no random source but [`random`], no iteration over a hash
 //! table. The same seed gives the same trace, byte for byte.
@@ -30,6 +30,7 @@ mod plan;
 mod queue;
 mod readers;
 mod trace;
+mod transactions;
 pub mod trap;
 mod world;
 

@@ -5,6 +5,8 @@
 
 use crate::queue::{MS, Micros};
 use crate::random::Random;
+use crate::transactions::hot_keys;
+use bytes::Bytes;
 use replcore::Settings;
 use std::fmt;
 
@@ -134,6 +136,10 @@ pub(crate) struct Plan {
     pub(crate) readers: [usize; 3],
     /// Keys that they fight over.
     pub(crate) keys: usize,
+    /// Keys of transactions.
+    pub(crate) hot: Vec<Bytes>,
+    /// Of a thousand operations, how many are on those.
+    pub(crate) hot_permille: u64,
     /// Longest pause of a client between two requests.
     pub(crate) think_max: Micros,
     /// How long clients and faults go on.
@@ -215,6 +221,8 @@ impl Plan {
             clients: random.between(2, 8) as usize,
             loyal_permille: [500, 900, 990][random.index(3)],
             keys: random.between(1, 3) as usize * partitions as usize,
+            hot: hot_keys(partitions, random.between(2, 4) as usize),
+            hot_permille: [100, 300, 600][random.index(3)],
             think_max: [1, 10, 40][random.index(3)] * MS,
             busy: random.between(1_500, 3_500) * MS,
             heal_max: 120_000 * MS,

@@ -5,6 +5,7 @@
 //! its cursor wherever the newest view that it has says, takes only what follows on what it has, and begins anew where
 //! the history is gone. Its streams lose and double messages like everything here; what is lost ends the subscription.
 
+use crate::checker::{Action, Heard, Operation};
 use crate::context::Context;
 use crate::happening::{Ask, Happening, Request};
 use crate::network::Place;
@@ -14,8 +15,8 @@ use bytes::Bytes;
 use replcore::{Answer, Fed, NotFed};
 use std::sync::Arc;
 use types::{
-    Condition, Mutation, MutationKind, NodeId, PageQuery, PartitionCount, PartitionId, RecordKind, RequestId, Seq,
-    Stamp, View,
+    Condition, Mutation, MutationKind, NodeId, OperationResult, Page, PageQuery, PartitionCount, PartitionId, Record,
+    RecordKind, RequestId, Seq, Stamp, Transaction, TransactionOperation, TransactionOutcome, View,
 };
 
 /// How long an answer is waited for, and a word of a watched partition.
@@ -40,6 +41,8 @@ pub(crate) struct Reader {
     counter: u64,
     stopped: bool,
     kind: Kind,
+    /// What scanners saw of the keys that transactions fight over.
+    pub(crate) history: Vec<Operation>,
 }
 
 #[derive(Debug)]
@@ -55,6 +58,7 @@ struct Scanning {
     query: PageQuery,
     /// What was acknowledged when it was asked for.
     floor: Seq,
+    called_at: Micros,
 }
 
 /// One partition of a watcher.
@@ -75,7 +79,8 @@ impl Reader {
         let kinds = kinds.chain((0..watchers).map(|_| Kind::Watcher(watched.clone())));
         let kinds = kinds.chain((0..expirers).map(|_| Kind::Expirer));
         let kinds: Vec<Kind> = kinds.collect();
-        let reader = |(number, kind)| Reader { number, view: None, counter: 0, stopped: false, kind };
+        let reader =
+            |(number, kind)| Reader { number, view: None, counter: 0, stopped: false, kind, history: Vec::new() };
         kinds.into_iter().enumerate().map(reader).collect()
     }
 
@@ -124,18 +129,18 @@ impl Reader {
 
     fn scan(&mut self, ctx: &mut Context) {
         let partition = PartitionId(ctx.random.below(ctx.plan.partitions.into()) as u32);
-        let text = |choice: usize| Bytes::from_static([&b""[..], b"k", b"k1", b"t"][choice]);
+        let text = |choice: usize| Bytes::from_static([&b""[..], b"k", b"k1", b"t", b"h"][choice]);
         let query = PageQuery {
             kind: RecordKind::User,
-            prefix: text(ctx.random.index(4)),
-            after: text(ctx.random.index(4)),
+            prefix: text(ctx.random.index(5)),
+            after: text(ctx.random.index(5)),
             records_max: [1, 2, 100][ctx.random.index(3)],
             bytes_max: [1, 30, 1000][ctx.random.index(3)],
             names_only: ctx.random.chance(200),
         };
         let floor = ctx.watch.acknowledged(partition);
         self.ask(ctx, partition, Ask::Page(query.clone()));
-        self.kind = Kind::Scanner(Some(Scanning { partition, query, floor }));
+        self.kind = Kind::Scanner(Some(Scanning { partition, query, floor, called_at: ctx.now }));
     }
 
     fn put(&mut self, ctx: &mut Context) {
@@ -178,9 +183,11 @@ impl Reader {
         let Answer::Page(page) = answer else { return };
         match &mut self.kind {
             Kind::Scanner(scanning) if number == self.counter => {
-                if let Some(Scanning { partition, query, floor }) = scanning.take() {
+                if let Some(Scanning { partition, query, floor, called_at }) = scanning.take() {
                     ctx.counts.pages += 1;
                     ctx.watch.scanned(partition, &query, &page, floor);
+                    let client = self.client(ctx) as u64;
+                    self.history.extend(as_transaction(ctx, client, partition, &query, &page, called_at));
                 }
             }
             Kind::Watcher(watched) => {
@@ -262,4 +269,38 @@ impl Reader {
             Err(NotFed::Refused(_) | NotFed::Beyond(_)) => {}
         }
     }
+}
+
+/// A page is a read of all its keys at one instant, also of those that are not there: for the checker, of the keys that
+/// transactions fight over.
+fn as_transaction(
+    ctx: &Context,
+    client: u64,
+    partition: PartitionId,
+    query: &PageQuery,
+    page: &Page,
+    called_at: Micros,
+) -> Option<Operation> {
+    let count = PartitionCount::new(ctx.plan.partitions).expect("a plan's partitions are a power of two");
+    let covered = |key: &&Bytes| {
+        let within = query.covers(key) && page.resume.as_ref().is_none_or(|end| *key <= end);
+        within && count.partition_of(key) == partition
+    };
+    let (mut then, mut results) = (Vec::new(), Vec::new());
+    for key in ctx.plan.hot.iter().filter(covered) {
+        let result = match page.items.iter().find(|item| item.name == *key) {
+            None => OperationResult::NotFound,
+            Some(item) => {
+                // A name alone says nothing of the value.
+                let Some(value) = item.value.clone() else { continue };
+                OperationResult::Found(Record { seq: item.seq, value })
+            }
+        };
+        then.push(TransactionOperation::Get { key: key.clone() });
+        results.push(result);
+    }
+    let key = then.first()?.key().clone();
+    let action = Action::Transact(Transaction { then, ..Transaction::default() });
+    let heard = Heard::Transacted(TransactionOutcome { succeeded: true, results });
+    Some(Operation { client, key, called_at, answered_at: ctx.now, action, heard })
 }

@@ -114,6 +114,9 @@ impl World {
         match happening {
             Happening::Process { node, start, what } => nodes[node].happen(ctx, start, what),
             Happening::Peer(envelope) => nodes[envelope.to].deliver(ctx, envelope),
+            Happening::Partition { to, incarnation, partition, message } => {
+                nodes[to].deliver_between_partitions(ctx, incarnation, partition, message);
+            }
             Happening::ToGroup(what) => group.hear(ctx, what),
             Happening::Group(what) => {
                 // One leader at a time.
@@ -167,6 +170,9 @@ impl World {
         for key in 0..self.ctx.plan.keys {
             to_read[key % count].push(Bytes::from(format!("k{key}")));
         }
+        for (key, name) in self.ctx.plan.hot.iter().enumerate() {
+            to_read[key % count].push(name.clone());
+        }
         for (client, to_read) in self.clients.iter_mut().zip(to_read) {
             client.stop(&mut self.ctx, to_read);
         }
@@ -209,8 +215,10 @@ impl World {
     }
 
     fn report(self, seed: u64, scenario: Scenario) -> Report {
-        let World { mut ctx, clients, .. } = self;
-        let history: Vec<_> = clients.into_iter().flat_map(Client::into_history).collect();
+        let World { mut ctx, clients, readers, .. } = self;
+        let mut history: Vec<_> =
+            clients.into_iter().flat_map(|client| client.into_history(|request| ctx.watch.was_done(request))).collect();
+        history.extend(readers.into_iter().flat_map(|reader| reader.history));
         let mut checked = Checked::default();
         if ctx.watch.violation().is_none() {
             match checker::check(&history, CHECK_STEPS_MAX) {

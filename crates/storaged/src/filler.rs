@@ -18,8 +18,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use types::{NodeId, PartitionId, Record, RecordKey, RecordKind};
 
-/// Kinds of records that are read from the state, in this order. Requests come from the replica's memory.
-const KINDS: [RecordKind; 3] = [RecordKind::User, RecordKind::Fence, RecordKind::Expiry];
+/// Kinds of records that are read from the state, in order: all but requests, which come from the replica's memory.
+fn kinds() -> impl Iterator<Item = RecordKind> {
+    RecordKind::ALL.into_iter().filter(|kind| *kind != RecordKind::Requests)
+}
+
 /// Most records in a page.
 const PAGE_RECORDS_MAX: usize = 4096;
 /// The throttle sleeps so long at a time: it may be opened meanwhile.
@@ -157,9 +160,9 @@ impl Waiting {
 fn read(engine: &dyn Engine, page: &Page) -> Result<Vec<(RecordKey, Record)>, EngineError> {
     let (first, mut after) = match &page.after {
         Some(key) => (key.kind, Some(key.name.clone())),
-        None => (KINDS[0], None),
+        None => (RecordKind::User, None),
     };
-    for kind in KINDS.into_iter().filter(|kind| *kind >= first) {
+    for kind in kinds().filter(|kind| *kind >= first) {
         let records = engine.scan(page.keyspace, kind, after.as_deref(), PAGE_RECORDS_MAX, page.bytes_max)?;
         if !records.is_empty() {
             return Ok(records.into_iter().map(|(name, record)| (RecordKey { kind, name }, record)).collect());

@@ -16,6 +16,11 @@ pub(crate) fn describe() {
     describe_counter!("storaged_log_bytes_total", "Bytes written to the write-ahead log");
     describe_gauge!("storaged_log_retained_bytes", "Bytes of the write-ahead log that are still needed");
     describe_counter!("storaged_applied_changes_total", "Changes handed to the engine, rewrites merged");
+    describe_counter!(
+        "storaged_partition_messages_dropped_total",
+        "Messages between partitions here that found no room"
+    );
+    describe_gauge!("storaged_transactions_in_doubt", "Transactions not over for a second, by shard");
     describe_counter!("storaged_peer_batches_total", "Batches received from peers");
     describe_counter!("storaged_scanned_records_total", "Records read from the engine for clients' scans");
     describe_gauge!("storaged_unapplied_bytes", "Bytes that wait for the engine, by shard");
@@ -35,6 +40,7 @@ pub(crate) struct ShardMeters {
     records: Counter,
     applied: Counter,
     unapplied: Gauge,
+    in_doubt: Gauge,
     open: Gauge,
     timers: Gauge,
     burst_records: Histogram,
@@ -51,6 +57,7 @@ impl ShardMeters {
             records: counter!("storaged_log_records_total"),
             applied: counter!("storaged_applied_changes_total"),
             unapplied: gauge!("storaged_unapplied_bytes", "shard" => shard.clone()),
+            in_doubt: gauge!("storaged_transactions_in_doubt", "shard" => shard.clone()),
             open: gauge!("storaged_open_requests", "shard" => shard.clone()),
             timers: gauge!("storaged_expiring_keys", "shard" => shard),
             burst_records: histogram!("storaged_burst_records"),
@@ -65,6 +72,11 @@ impl ShardMeters {
     /// Messages arrived.
     pub(crate) fn messages_received(&self, count: usize) {
         self.received.increment(count as u64);
+    }
+
+    /// So many transactions take long.
+    pub(crate) fn in_doubt(&self, count: usize) {
+        self.in_doubt.set(count as f64);
     }
 
     /// Changes went to the engine.

@@ -10,6 +10,9 @@ use types::{NodeId, PartitionId, Term};
 use wire::v1;
 use wire::v1::node_message::Message;
 
+/// Transactions that a heartbeat tells of.
+pub(crate) const DOUBTS_MAX: usize = 8;
+
 /// Everything there is to report.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
@@ -26,6 +29,8 @@ struct Board {
     activated: BTreeMap<PartitionId, Term>,
     stuck: BTreeMap<PartitionId, (Term, Vec<NodeId>, Option<NodeId>)>,
     damaged: BTreeSet<PartitionId>,
+    /// Transactions that take long, by shard: lines for people.
+    doubts: BTreeMap<usize, Vec<String>>,
     /// Peers whose machine refused a connection and that have not come back since.
     suspects: BTreeSet<NodeId>,
     unsaid_suspects: BTreeSet<NodeId>,
@@ -85,6 +90,20 @@ impl Reports {
     pub(crate) fn stuck(&self, partition: PartitionId, term: Term, unreachable: Vec<NodeId>, holder: Option<NodeId>) {
         self.lock().stuck.insert(partition, (term, unreachable, holder));
         self.urgent.notify_one();
+    }
+
+    /// A shard's transactions that take long.
+    pub(crate) fn doubts(&self, shard: usize, lines: Vec<String>) {
+        if lines.is_empty() {
+            self.lock().doubts.remove(&shard);
+        } else {
+            self.lock().doubts.insert(shard, lines);
+        }
+    }
+
+    /// Some of the transactions that take long.
+    pub(crate) fn some_doubts(&self) -> Vec<String> {
+        self.lock().doubts.values().flatten().take(DOUBTS_MAX).cloned().collect()
     }
 
     /// P3.

@@ -89,6 +89,7 @@ impl Running {
                 filler: filler.clone(),
                 scanner: scanner.clone(),
                 journal: journal.clone() as Arc<dyn Journal>,
+                shards: shards.clone(),
                 links: links.clone(),
                 reports: reports.clone(),
                 fatal: fatal.clone(),

@@ -323,6 +323,7 @@ impl Session {
             surplus,
             surplus_at: surplus_at.0,
             sizes,
+            doubts: self.reports.some_doubts(),
         }
     }
 

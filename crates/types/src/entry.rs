@@ -5,9 +5,10 @@
 //!
 //! ```text
 //! version u8 = 1
-//! flags u8                        bit 0: request, bit 1: forgotten_before
+//! flags u8                        bit 0: request, bit 1: forgotten_before, bit 2: transaction
 //! [request: client, counter, stamp, version, replaced u8]
 //! [forgotten_before]
+//! [transaction: length, outcome]
 //! count, then per change: kind u8, key length, key, value length + 1 or 0 for a delete, value
 //! ```
 
@@ -82,6 +83,8 @@ pub struct Batch {
     pub request: Option<Remembered>,
     /// From here on the partition forgets requests with an older stamp, and refuses them (P28).
     pub forgotten_before: Option<Stamp>,
+    /// What the request was answered where it is a transaction: a [`crate::TransactionOutcome`], encoded.
+    pub transaction: Option<Bytes>,
 }
 
 /// A batch that does not decode: damage, or a peer of another version.
@@ -92,16 +95,18 @@ pub struct MalformedBatch(pub &'static str);
 const VERSION: u8 = 1;
 const HAS_REQUEST: u8 = 1;
 const HAS_FORGOTTEN: u8 = 2;
+const HAS_TRANSACTION: u8 = 4;
 
 impl Batch {
     /// The bytes of this batch.
     pub fn encode(&self) -> Bytes {
         let content: usize =
             self.changes.iter().map(|c| c.key.name.len() + c.value.as_ref().map_or(0, Bytes::len) + 12).sum();
-        let mut out = BytesMut::with_capacity(content + 56);
+        let mut out = BytesMut::with_capacity(content + 56 + self.transaction.as_ref().map_or(0, Bytes::len));
         out.put_u8(VERSION);
         let flags = if self.request.is_some() { HAS_REQUEST } else { 0 }
-            | if self.forgotten_before.is_some() { HAS_FORGOTTEN } else { 0 };
+            | if self.forgotten_before.is_some() { HAS_FORGOTTEN } else { 0 }
+            | if self.transaction.is_some() { HAS_TRANSACTION } else { 0 };
         out.put_u8(flags);
         if let Some(request) = &self.request {
             put_varint(&mut out, request.id.client);
@@ -112,6 +117,10 @@ impl Batch {
         }
         if let Some(stamp) = self.forgotten_before {
             put_varint(&mut out, stamp.0);
+        }
+        if let Some(outcome) = &self.transaction {
+            put_varint(&mut out, outcome.len() as u64);
+            out.put_slice(outcome);
         }
         put_varint(&mut out, self.changes.len() as u64);
         for change in &self.changes {
@@ -139,7 +148,7 @@ impl Batch {
             return Err(MalformedBatch("unknown version"));
         }
         let flags = take_byte(&mut input)?;
-        if flags & !(HAS_REQUEST | HAS_FORGOTTEN) != 0 {
+        if flags & !(HAS_REQUEST | HAS_FORGOTTEN | HAS_TRANSACTION) != 0 {
             return Err(MalformedBatch("unknown flags"));
         }
         let request = if flags & HAS_REQUEST != 0 {
@@ -156,6 +165,12 @@ impl Batch {
             None
         };
         let forgotten_before = if flags & HAS_FORGOTTEN != 0 { Some(Stamp(take_varint(&mut input)?)) } else { None };
+        let transaction = if flags & HAS_TRANSACTION != 0 {
+            let bytes = take_varint(&mut input)?;
+            Some(take_bytes(&mut input, bytes)?)
+        } else {
+            None
+        };
         let count = take_varint(&mut input)?;
         let mut changes = Vec::new();
         for _ in 0..count {
@@ -171,7 +186,7 @@ impl Batch {
         if input.has_remaining() {
             return Err(MalformedBatch("bytes after the end"));
         }
-        Ok(Batch { changes, request, forgotten_before })
+        Ok(Batch { changes, request, forgotten_before, transaction })
     }
 }
 
@@ -236,8 +251,14 @@ mod tests {
             proptest::collection::vec(change, 0..5),
             proptest::option::of(request),
             proptest::option::of(any::<u64>().prop_map(Stamp)),
+            proptest::option::of(bytes()),
         )
-            .prop_map(|(changes, request, forgotten_before)| Batch { changes, request, forgotten_before })
+            .prop_map(|(changes, request, forgotten_before, transaction)| Batch {
+                changes,
+                request,
+                forgotten_before,
+                transaction,
+            })
     }
 
     proptest! {

@@ -36,11 +36,13 @@ pub enum ErrorCode {
     Refused = 13,
     /// A bug: the message says where.
     Internal = 14,
+    /// Another transaction is under way with one of the keys; nothing was done: try again a little later.
+    Conflict = 20,
 }
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 14] = [
+    pub const ALL: [ErrorCode; 15] = [
         ErrorCode::Unknown,
         ErrorCode::NotPrimary,
         ErrorCode::Unavailable,
@@ -55,6 +57,7 @@ impl ErrorCode {
         ErrorCode::NoLeader,
         ErrorCode::Refused,
         ErrorCode::Internal,
+        ErrorCode::Conflict,
     ];
 
     /// The number on the wire.
@@ -71,6 +74,6 @@ impl ErrorCode {
     pub fn is_retryable(self) -> bool {
         use ErrorCode::{NoLeader, NotBootstrapped, NotPrimary, Overloaded, ShuttingDown, Unavailable, Unknown};
         matches!(self, Unknown | NotPrimary | Unavailable | Overloaded | ShuttingDown | NotBootstrapped | NoLeader)
-            || self == ErrorCode::Damaged
+            || matches!(self, ErrorCode::Damaged | ErrorCode::Conflict)
     }
 }

@@ -42,3 +42,11 @@ pub const LOCK_VALUE_BYTES_MAX: usize = 1024;
 pub const LOCK_QUEUE_MAX: usize = 1024;
 /// Most clients that hold or wait, over all locks; also the most locks.
 pub const LOCK_CLAIMS_MAX: usize = 100_000;
+/// Most different keys of a transaction.
+pub const TRANSACTION_KEYS_MAX: usize = 128;
+/// Most bytes of a transaction's keys and values together, conditions included.
+pub const TRANSACTION_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of the values that a transaction or a collection may read: they travel in one message.
+pub const TRANSACTION_READ_BYTES_MAX: usize = 8 << 20;
+/// Most bytes of the values that a transaction which writes may read: they are remembered with its request (P28).
+pub const TRANSACTION_RESULT_BYTES_MAX: usize = 64 << 10;

@@ -11,6 +11,10 @@ pub enum RecordKind {
     User = 0,
     /// Request ids and their results, many to a record (P28).
     Requests = 1,
+    /// What a partition has locked and staged for an attempt at a transaction, one record each (P25).
+    Prepared = 8,
+    /// A transaction that has happened and of which not every participant has said that it has its part (P26).
+    Decision = 9,
     /// The newest fencing token that came with a write, by the name of its lock.
     Fence = 16,
     /// How long the value of the key of this name lives ([`crate::Expiry`]).
@@ -18,15 +22,19 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
+    /// All of them, in order.
+    pub const ALL: [RecordKind; 6] = [
+        RecordKind::User,
+        RecordKind::Requests,
+        RecordKind::Prepared,
+        RecordKind::Decision,
+        RecordKind::Fence,
+        RecordKind::Expiry,
+    ];
+
     /// The kind with this number, if there is one.
     pub fn from_number(number: u8) -> Option<RecordKind> {
-        match number {
-            0 => Some(RecordKind::User),
-            1 => Some(RecordKind::Requests),
-            16 => Some(RecordKind::Fence),
-            24 => Some(RecordKind::Expiry),
-            _ => None,
-        }
+        RecordKind::ALL.into_iter().find(|kind| *kind as u8 == number)
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Heartbeat {
     pub surplus_at: Epoch,
     /// Sizes of partitions that serve there, now and then.
     pub sizes: Vec<(PartitionId, PartitionSize)>,
+    /// Transactions that take long there, each with who must answer: lines for people.
+    pub doubts: Vec<String>,
 }
 
 /// What a partition holds.
@@ -69,18 +71,25 @@ pub struct Observed {
     facts: BTreeMap<NodeId, NodeFacts>,
     serving: BTreeMap<(PartitionId, NodeId), Serving>,
     sizes: BTreeMap<PartitionId, PartitionSize>,
+    doubts: BTreeMap<NodeId, Vec<String>>,
 }
 
 impl Observed {
     /// A session began or ended: what the node serves is to be told anew.
     pub fn forget_serving(&mut self, node: NodeId) {
         self.serving.retain(|(_, holder), _| *holder != node);
+        self.doubts.remove(&node);
     }
 
     /// Takes in a heartbeat whose partitions exist.
     pub fn heartbeat(&mut self, node: NodeId, heartbeat: &Heartbeat) {
         let Heartbeat { epoch, keys, bytes, filled_bytes, surplus, surplus_at, .. } = *heartbeat;
         self.facts.insert(node, NodeFacts { epoch, keys, bytes, filled_bytes, surplus, surplus_at });
+        if heartbeat.doubts.is_empty() {
+            self.doubts.remove(&node);
+        } else {
+            self.doubts.insert(node, heartbeat.doubts.clone());
+        }
         self.sizes.extend(heartbeat.sizes.iter().copied());
         for serving in &heartbeat.serving {
             if serving.term == Term(0) {
@@ -89,6 +98,11 @@ impl Observed {
                 self.serving.insert((serving.partition, node), serving.clone());
             }
         }
+    }
+
+    /// Transactions that take long, as the nodes last said.
+    pub fn doubts(&self) -> impl Iterator<Item = &str> {
+        self.doubts.values().flatten().map(String::as_str)
     }
 
     /// What the partition held when its primary last said.

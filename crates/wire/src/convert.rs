@@ -4,13 +4,13 @@ use crate::v1;
 use bytes::Bytes;
 use std::sync::Arc;
 use types::limits::{
-    COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, LOCK_NAME_BYTES_MAX, PAGE_BYTES_DEFAULT, PAGE_RECORDS_MAX, TTL_MAX,
-    VALUE_BYTES_MAX,
+    COMPARED_VALUE_BYTES_MAX, KEY_BYTES_MAX, LOCK_NAME_BYTES_MAX, PAGE_BYTES_DEFAULT, PAGE_RECORDS_MAX,
+    TRANSACTION_BYTES_MAX, TRANSACTION_KEYS_MAX, TTL_MAX, VALUE_BYTES_MAX,
 };
 use types::{
     ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Fence, FencingToken, Incarnation,
     Mutation, MutationKind, NodeId, NodeInfo, Page, PageItem, PageQuery, PartitionCount, PartitionId, RecordKind,
-    RequestId, Seq, Stamp, Term, View, ViewDelta,
+    RequestId, Seq, Stamp, Term, Transaction, View, ViewDelta,
 };
 
 /// A message that breaks a rule; the text says which, for a person.
@@ -296,7 +296,7 @@ impl From<Condition> for v1::Condition {
     }
 }
 
-fn condition_from_wire(condition: Option<v1::Condition>) -> Result<Condition, Malformed> {
+pub(crate) fn condition_from_wire(condition: Option<v1::Condition>) -> Result<Condition, Malformed> {
     use v1::condition::Condition as Wire;
     match condition.and_then(|c| c.condition) {
         None => Ok(Condition::None),
@@ -311,7 +311,8 @@ fn condition_from_wire(condition: Option<v1::Condition>) -> Result<Condition, Ma
     }
 }
 
-fn fence_to_wire(fence: &Fence) -> v1::Fence {
+/// As it travels.
+pub fn fence_to_wire(fence: &Fence) -> v1::Fence {
     v1::Fence { name: String::from_utf8_lossy(&fence.name).into_owned(), token: fence.token.0 }
 }
 
@@ -332,6 +333,10 @@ pub enum Operation {
     Get(Bytes),
     /// A change, with the id that names it and its stamp (P28).
     Mutate(Mutation, RequestId, Stamp),
+    /// Several keys at once, within the limits, with the id that names it and its stamp (P28).
+    Transact(Box<Transaction>, RequestId, Stamp),
+    /// Several keys of the first one's partition as of one instant; at least one.
+    Collect(Vec<Bytes>),
     /// A page of a partition's keys.
     Scan(PartitionId, PageQuery),
 }
@@ -342,8 +347,36 @@ impl Operation {
         match self {
             Operation::Get(key) => count.partition_of(key),
             Operation::Mutate(mutation, ..) => count.partition_of(&mutation.key),
+            Operation::Transact(transaction, ..) => {
+                count.partition_of(transaction.first_key().expect("a transaction without keys is malformed"))
+            }
+            Operation::Collect(keys) => {
+                count.partition_of(keys.first().expect("a collection without keys is malformed"))
+            }
             Operation::Scan(partition, _) => *partition,
         }
+    }
+
+    /// Whether it may change anything.
+    pub fn changes(&self) -> bool {
+        match self {
+            Operation::Get(_) | Operation::Collect(_) | Operation::Scan(..) => false,
+            Operation::Mutate(..) => true,
+            Operation::Transact(transaction, ..) => !transaction.is_read_only(),
+        }
+    }
+
+    /// The stamp that it is remembered by (P28).
+    pub fn stamp(&self) -> Option<Stamp> {
+        match self {
+            Operation::Get(_) | Operation::Collect(_) | Operation::Scan(..) => None,
+            Operation::Mutate(_, _, stamp) | Operation::Transact(_, _, stamp) => Some(*stamp),
+        }
+    }
+
+    /// What names it.
+    fn named(id: RequestId, stamp: Stamp) -> Option<v1::RequestId> {
+        Some(v1::RequestId { client: id.client, counter: id.counter, stamp: stamp.0 })
     }
 
     /// As it travels.
@@ -361,7 +394,7 @@ impl Operation {
             Operation::Mutate(Mutation { key, kind, condition, fence }, id, stamp) => {
                 let fence = fence.as_ref().map(fence_to_wire);
                 let condition = (condition != Condition::None).then(|| condition.into());
-                let request = Some(v1::RequestId { client: id.client, counter: id.counter, stamp: stamp.0 });
+                let request = Self::named(id, stamp);
                 match kind {
                     MutationKind::Put(value) => {
                         v1::request::Operation::Put(v1::Put { key, value, condition, request, fence, ttl_ms: 0 })
@@ -374,6 +407,11 @@ impl Operation {
                     }
                 }
             }
+            Operation::Transact(transaction, id, stamp) => {
+                let request = Self::named(id, stamp);
+                v1::request::Operation::Transact(v1::Transact { request, ..(*transaction).into() })
+            }
+            Operation::Collect(keys) => v1::request::Operation::Collect(v1::Collect { keys }),
         }
     }
 
@@ -386,6 +424,19 @@ impl Operation {
             Ok((RequestId { client: request.client, counter: request.counter }, Stamp(request.stamp)))
         };
         match required(operation, "the operation")? {
+            Wire::Transact(transact) => {
+                let (id, stamp) = named(transact.request)?;
+                Ok(Operation::Transact(Box::new(transact.try_into()?), id, stamp))
+            }
+            Wire::Collect(collect) => {
+                let bytes: usize = collect.keys.iter().map(Bytes::len).sum();
+                if collect.keys.is_empty() || collect.keys.len() > TRANSACTION_KEYS_MAX || bytes > TRANSACTION_BYTES_MAX
+                {
+                    return Err(malformed(format!("a collection names 1 to {TRANSACTION_KEYS_MAX} keys")));
+                }
+                collect.keys.iter().try_for_each(|key| check_key(key))?;
+                Ok(Operation::Collect(collect.keys))
+            }
             Wire::Get(get) => {
                 check_key(&get.key)?;
                 Ok(Operation::Get(get.key))

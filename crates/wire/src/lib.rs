@@ -4,6 +4,7 @@
 //! checks everything a receiver relies on. Sending is infallible, receiving is not.
 
 pub mod convert;
+pub mod transactions;
 
 /// The generated messages, services and clients of package `ringleader.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -27,9 +27,10 @@ impl Register {
                 self.bind(record.seq.0)
             }
             (Action::Get, Heard::NotFound) => (self.writer == 0).then_some(self),
-            (Action::Get, _) => None,
+            // Keys of transactions are searched as one object, which this is not.
+            (Action::Get | Action::Transact(_), _) => None,
             (Action::Mutate { kind: MutationKind::Delete, .. }, Heard::NotFound) => (self.writer == 0).then_some(self),
-            (Action::Mutate { .. }, Heard::NotFound | Heard::Found(_)) => None,
+            (Action::Mutate { .. }, Heard::NotFound | Heard::Found(_) | Heard::Transacted(_)) => None,
             (Action::Mutate { condition, .. }, Heard::ConditionFailed(version)) => {
                 let register = match version {
                     None => (self.writer == 0).then_some(self)?,
@@ -60,7 +61,7 @@ impl Register {
             Heard::Written(outcome) => outcome.version.0 <= self.floor,
             Heard::Found(record) => record.seq.0 < self.floor,
             Heard::ConditionFailed(Some(version)) => version.0 < self.floor,
-            Heard::ConditionFailed(None) | Heard::NotFound | Heard::Unknown => false,
+            Heard::ConditionFailed(None) | Heard::NotFound | Heard::Unknown | Heard::Transacted(_) => false,
         }
     }
 

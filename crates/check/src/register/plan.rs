@@ -76,6 +76,8 @@ impl Plan {
                 (Heard::ConditionFailed(Some(version)), _) => Some((version.0, false)),
                 (Heard::Unknown, Some(version)) => Some((*version, true)),
                 (Heard::Unknown, None) => None,
+                // Keys of transactions are searched as one object, not here.
+                (Heard::Transacted(_), _) => continue,
                 (Heard::NotFound | Heard::ConditionFailed(None), _) => {
                     plan.lookers.push(index);
                     continue;

@@ -197,6 +197,7 @@ fn random_history(random: &mut crate::random::Random) -> Vec<Operation> {
         let kind = if random.chance(300) { MutationKind::Delete } else { MutationKind::Put(value(random)) };
         let action = if random.chance(300) { Action::Get } else { Action::Mutate { kind, condition } };
         let heard = match (&action, &present) {
+            (Action::Transact(_), _) => unreachable!("none is drawn"),
             (Action::Get, None) => Heard::NotFound,
             (Action::Get, Some(record)) => Heard::Found(record.clone()),
             (Action::Mutate { kind, condition }, _) => {

@@ -276,7 +276,8 @@ pub(crate) fn id_of(request: &v1::Request) -> v1::RequestId {
     match request.operation.clone().unwrap() {
         Operation::Put(put) => put.request.unwrap(),
         Operation::Delete(delete) => delete.request.unwrap(),
-        Operation::Get(_) | Operation::Scan(_) => panic!("a read carries no id"),
+        Operation::Transact(transact) => transact.request.unwrap(),
+        Operation::Get(_) | Operation::Collect(_) | Operation::Scan(_) => panic!("a read carries no id"),
     }
 }
 

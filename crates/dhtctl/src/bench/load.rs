@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
-use types::Condition;
+use types::{Condition, PartitionId};
 
 /// Longest latency that the histogram tells apart; a request that takes longer counts as this.
 const LATENCY_US_MAX: u64 = 600_000_000;
@@ -25,6 +25,8 @@ pub(super) struct Load {
     clients: u32,
     value: Bytes,
     keys: Vec<Bytes>,
+    /// By key: what goes with it into a transaction; a key of the same partition, or of another.
+    partners: Vec<Bytes>,
     started: Instant,
     operations: AtomicU64,
     errors: AtomicU64,
@@ -88,12 +90,18 @@ impl Seen {
 
 impl Load {
     pub(super) fn new(client: Client, flags: &BenchFlags) -> Load {
+        let keys: Vec<Bytes> = (0..flags.keys).map(|number| Bytes::from(format!("bench-{number:08}"))).collect();
+        let partners = match flags.workload {
+            Workload::Txn1 | Workload::Txn2 | Workload::Read2 => partners(&client, &keys, flags.workload),
+            Workload::Put | Workload::Get | Workload::Mixed => Vec::new(),
+        };
         Load {
             client,
             workload: flags.workload,
             clients: flags.clients,
             value: Bytes::from(vec![b'v'; flags.value_bytes as usize]),
-            keys: (0..flags.keys).map(|number| Bytes::from(format!("bench-{number:08}"))).collect(),
+            keys,
+            partners,
             started: Instant::now(),
             operations: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -134,13 +142,51 @@ impl Load {
         at.duration_since(self.started).as_nanos() as u64
     }
 
-    async fn request(&self, key: Bytes, write: bool) -> Result<(), Error> {
+    async fn request(&self, at: usize, write: bool) -> Result<(), Error> {
+        let key = self.keys[at].clone();
+        if let Some(partner) = self.partners.get(at).cloned() {
+            if self.workload == Workload::Read2 {
+                return self.client.read_together(&[key, partner]).await.map(drop);
+            }
+            let transaction = self.client.transaction().put(key, self.value.clone()).put(partner, self.value.clone());
+            return transaction.commit().await.map(drop);
+        }
         if write {
             self.client.put(key, self.value.clone(), Condition::None).await.map(drop)
         } else {
             self.client.get(key).await.map(drop)
         }
     }
+}
+
+/// For each key another one: of the same partition for `txn1`, of another one otherwise. Where there is none of the same
+/// partition a new one is found.
+fn partners(client: &Client, keys: &[Bytes], workload: Workload) -> Vec<Bytes> {
+    let count = client.view().partition_count;
+    let same = workload == Workload::Txn1;
+    let mut last: BTreeMap<PartitionId, Bytes> = BTreeMap::new();
+    let mut partners = Vec::with_capacity(keys.len());
+    for (number, key) in keys.iter().enumerate() {
+        let partition = count.partition_of(key);
+        let fits = |other: &Bytes| (count.partition_of(other) == partition) == same && other != key;
+        let named = |attempt: u64| Bytes::from(format!("bench-{number:08}-{attempt}"));
+        let partner = if same {
+            last.insert(partition, key.clone()).or_else(|| (0..).map(named).find(fits))
+        } else if count.get() == 1 {
+            // There is no other partition.
+            Some(named(0))
+        } else {
+            keys.iter()
+                .cycle()
+                .skip(number * 7 + 1)
+                .take(64)
+                .find(|other| fits(other))
+                .cloned()
+                .or_else(|| (0..).map(named).find(fits))
+        };
+        partners.push(partner.unwrap_or_else(|| named(0)));
+    }
+    partners
 }
 
 /// One client.
@@ -151,13 +197,13 @@ async fn work(load: Arc<Load>, number: u32, until: Instant) -> Seen {
     let mut last_success = asked;
     while asked < until {
         random = xorshift(random);
-        let key = load.keys[((random >> 16) % load.keys.len() as u64) as usize].clone();
+        let at = ((random >> 16) % load.keys.len() as u64) as usize;
         let write = match load.workload {
-            Workload::Put => true,
-            Workload::Get => false,
+            Workload::Put | Workload::Txn1 | Workload::Txn2 => true,
+            Workload::Get | Workload::Read2 => false,
             Workload::Mixed => random & 1 == 0,
         };
-        let outcome = load.request(key, write).await;
+        let outcome = load.request(at, write).await;
         let now = Instant::now();
         match outcome {
             Ok(()) => {

@@ -29,6 +29,12 @@ pub(crate) enum Workload {
     Get,
     /// Read and write by halves; the keys are written first.
     Mixed,
+    /// Write two keys of one partition at once.
+    Txn1,
+    /// Write two keys of different partitions at once.
+    Txn2,
+    /// Read two keys of different partitions as of one instant; the keys are written first.
+    Read2,
 }
 
 impl Workload {
@@ -37,6 +43,9 @@ impl Workload {
             Workload::Put => "put",
             Workload::Get => "get",
             Workload::Mixed => "mixed",
+            Workload::Txn1 => "txn1",
+            Workload::Txn2 => "txn2",
+            Workload::Read2 => "read2",
         }
     }
 }
@@ -68,7 +77,7 @@ pub(crate) struct BenchFlags {
 pub(crate) async fn run(globals: &Globals, flags: BenchFlags) -> Result<Exit, Failure> {
     let client = globals.connect(&flags.cluster).await?;
     let load = Arc::new(Load::new(client, &flags));
-    if flags.workload != Workload::Put {
+    if matches!(flags.workload, Workload::Get | Workload::Mixed | Workload::Read2) {
         load.preload().await.map_err(crate::failure::of)?;
     }
     let processes = flags.cluster_file.as_deref().map(Processes::measure).transpose()?;

@@ -197,6 +197,11 @@ impl Watch {
         self.terms.crashed(node, disk);
     }
 
+    /// Whether some partition has committed what this request asks.
+    pub(crate) fn was_done(&self, request: RequestId) -> bool {
+        self.once.was_done(request)
+    }
+
     /// The highest version that was acknowledged in a partition.
     pub(crate) fn acknowledged(&self, partition: PartitionId) -> Seq {
         self.acknowledged[partition.0 as usize]

@@ -20,6 +20,11 @@ impl Once {
         Once { partitions: vec![Partition::default(); partitions as usize] }
     }
 
+    /// Whether some partition has carried it out.
+    pub(super) fn was_done(&self, request: RequestId) -> bool {
+        self.partitions.iter().any(|partition| partition.done.contains(&request))
+    }
+
     /// An entry is committed, the next of its partition.
     pub(super) fn committed(&mut self, partition: PartitionId, entry: &Entry) -> Verdict {
         let batch = Batch::decode(&entry.payload).map_err(|error| format!("{entry:?}: {error}"))?;

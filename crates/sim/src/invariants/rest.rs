@@ -22,6 +22,7 @@ pub(crate) enum Standstill {
     Moving(PartitionId),
     ToMove(viewcore::plan::moving::PlannedMove),
     Surplus { partition: PartitionId, node: NodeId },
+    InDoubt { partition: PartitionId, what: String },
 }
 
 impl fmt::Display for Standstill {
@@ -37,6 +38,9 @@ impl fmt::Display for Standstill {
             Standstill::Moving(partition) => write!(f, "{partition} is not activated, or has a learner"),
             Standstill::ToMove(planned) => write!(f, "it should be that {planned:?}"),
             Standstill::Surplus { partition, node } => write!(f, "{node} keeps data of {partition}"),
+            Standstill::InDoubt { partition, what } => {
+                write!(f, "{partition} has transactions that are not over: {what}")
+            }
             Standstill::Watching { partition } => write!(f, "a watcher of {partition} lacks something"),
             Standstill::Expiring(partition) => write!(f, "a key of {partition} has not expired yet"),
             Standstill::Waiting { client } => write!(f, "client {client} waits for an answer"),
@@ -64,6 +68,9 @@ pub(crate) fn nodes(
         if leads.role() != RoleSummary::Serving(configuration.term) {
             return Err(Standstill::Unserved(partition));
         }
+        if let Some(doubt) = leads.in_doubt().first() {
+            return Err(Standstill::InDoubt { partition, what: format!("{doubt:?}") });
+        }
         let mut first: Option<(NodeId, Vec<(&RecordKey, &Record)>)> = None;
         for id in &configuration.replicas {
             let behind = |what: String| Standstill::Behind { partition, node: *id, what };
@@ -73,6 +80,10 @@ pub(crate) fn nodes(
             if end != leads.last() || committed != end.seq || applied != end {
                 let own = leads.last();
                 return Err(behind(format!("log ends {end:?} of {own:?}, committed {committed}, applied {applied:?}")));
+            }
+            let hidden = |key: &&RecordKey| matches!(key.kind, RecordKind::Prepared | RecordKind::Decision);
+            if let Some(key) = disk.live_now(partition).and_then(|kept| kept.records.keys().find(hidden)) {
+                return Err(Standstill::InDoubt { partition, what: format!("{id} keeps {key:?}") });
             }
             let state = user_records(disk.live_now(partition));
             match &first {

@@ -15,10 +15,10 @@ use crate::network::Place;
 use crate::queue::{MS, Micros};
 use crate::readers::Subscription;
 use bytes::Bytes;
-use replcore::{Recovered, Replica, Token};
+use replcore::{Recovered, Replica, Token, TransactionMessage};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use types::{Epoch, NodeId, PartitionId, Seq, Term};
+use types::{Epoch, Incarnation, NodeId, PartitionId, Seq, Term};
 
 const RECONNECT_EVERY: Micros = 60 * MS;
 /// Milliseconds since 1970 when a world begins: any number that no skew makes negative.
@@ -186,6 +186,20 @@ impl Node {
         if self.is_accepted() && self.start_number() == Some(incarnation.0) {
             ctx.counts.messages += 1;
             self.take(ctx, Input::Peer { from, partition, message });
+        }
+    }
+
+    /// P6: only what is meant for this start of this node.
+    pub(crate) fn deliver_between_partitions(
+        &mut self,
+        ctx: &mut Context,
+        incarnation: Incarnation,
+        partition: PartitionId,
+        message: TransactionMessage,
+    ) {
+        if self.is_accepted() && self.start_number() == Some(incarnation.0) {
+            ctx.counts.messages += 1;
+            self.take(ctx, Input::Partition { partition, message });
         }
     }
 

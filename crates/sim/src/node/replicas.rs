@@ -10,9 +10,10 @@ use crate::network::Place;
 use crate::queue::MS;
 use crate::trap::{Act, When};
 use crate::world::PEACE;
-use replcore::{Answer, Apply, Body, Effect, Event, Message, State, StateDamaged};
+use bytes::Bytes;
+use replcore::{Answer, Apply, Body, Effect, Event, Message, State, StateDamaged, TransactionMessage};
 use std::collections::BTreeMap;
-use types::{Epoch, Generation, NodeId, PartitionId, Record, RecordKey};
+use types::{Epoch, Generation, NodeId, PartitionId, Record, RecordKey, RecordKind};
 
 struct PartitionState<'a> {
     kept: Option<&'a Kept>,
@@ -25,6 +26,14 @@ impl State for PartitionState<'_> {
             return Err(StateDamaged);
         }
         Ok(self.kept.and_then(|kept| kept.records.get(key)).cloned())
+    }
+
+    fn list(&self, _: Generation, kind: RecordKind) -> Result<Vec<(Bytes, Record)>, StateDamaged> {
+        if self.damaged {
+            return Err(StateDamaged);
+        }
+        let records = self.kept.into_iter().flat_map(|kept| &kept.records).filter(|(key, _)| key.kind == kind);
+        Ok(records.map(|(key, record)| (key.name.clone(), record.clone())).collect())
     }
 }
 
@@ -153,7 +162,29 @@ impl Node {
                     ctx.send(here, Place::Node(at), Happening::Peer(envelope));
                 }
             }
+            Effect::SendToPartition { partition: to, message } => {
+                let view = ctx.disks[place].view.as_ref();
+                let primary = view.and_then(|view| view.primary(to)).map(|primary| (primary.id, primary.incarnation));
+                let numbers = [14, place as u64, u64::from(to.0), message.attempt.term.0, message.attempt.counter];
+                ctx.trace.note(now, &numbers, || {
+                    let TransactionMessage { attempt, body, .. } = &message;
+                    let whom = primary.map_or("nobody".into(), |(node, _)| node.to_string());
+                    format!("{name}: {partition} to {to} at {whom}: {attempt} {body:?}")
+                });
+                let Some((primary, incarnation)) = primary else { return };
+                let what = |at| Happening::Partition { to: at, incarnation, partition: to, message };
+                match ctx.places.get(&primary).copied() {
+                    // Within a node there is no network, but there are threads.
+                    Some(at) if at == place => {
+                        let delay = ctx.between(1, 100);
+                        ctx.after(delay, what(at));
+                    }
+                    Some(at) => ctx.send(here, Place::Node(at), what(at)),
+                    None => {}
+                }
+            }
             Effect::Reply { token, answer } => {
+                ctx.counts.transactions += u64::from(matches!(answer, Answer::Transacted { .. }));
                 if let Answer::Written { outcome, durable_on, .. } = &answer {
                     let replica = &process.replicas[partition.0 as usize];
                     ctx.watch.acknowledging(scene, replica, outcome.version, *durable_on);

@@ -5,9 +5,9 @@ use crate::context::Context;
 use crate::happening::{Ask, Happening, Input, Process, Request};
 use crate::network::Place;
 use crate::queue::MS;
-use replcore::{Answer, Event, Proposal, Replica, Token};
+use replcore::{Answer, Event, Proposal, Replica, Token, TransactionProposal};
 use std::collections::BTreeSet;
-use types::{ErrorCode, PartitionId, Seq, Stamp};
+use types::{ErrorCode, PartitionCount, PartitionId, Seq, Stamp};
 
 impl Node {
     pub(super) fn run(&mut self, ctx: &mut Context) {
@@ -34,6 +34,14 @@ impl Node {
             Input::Peer { from, partition, message } => {
                 self.trace_message(ctx, "from", from, partition, &message);
                 one(self, ctx, partition, Event::Message { from, message });
+            }
+            Input::Partition { partition, message } => {
+                let (now, place, name) = (ctx.now, self.place, self.name(ctx));
+                let numbers = [15, place as u64, u64::from(partition.0), message.attempt.counter];
+                ctx.trace.note(now, &numbers, || {
+                    format!("{name}: {partition} from {}: {} {:?}", message.from, message.attempt, message.body)
+                });
+                one(self, ctx, partition, Event::FromPartition { message });
             }
             Input::Persisted { partition, through } => one(self, ctx, partition, Event::Persisted { through }),
             Input::Applied { partition, generation, through } => {
@@ -147,6 +155,13 @@ impl Node {
                 let (id, stamp, mutation) = (*id, *stamp, mutation.clone());
                 Event::Mutate { token, proposal: Proposal { id, stamp, mutation, forget_before } }
             }
+            Ask::Transact { id, stamp, transaction } => {
+                let count = PartitionCount::new(ctx.plan.partitions).expect("a plan's partitions are a power of two");
+                let (id, stamp, parts) = (*id, *stamp, transaction.split(count));
+                let proposal = Box::new(TransactionProposal { id, stamp, parts, forget_before });
+                Event::Transact { token, proposal }
+            }
+            Ask::Collect(keys) => Event::Collect { token, keys: keys.clone() },
         };
         let expire = Process::Input(Input::Expire { partition, token });
         ctx.process(request.patience, self.place, process.start, expire);

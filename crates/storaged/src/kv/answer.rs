@@ -1,5 +1,6 @@
 //! A replica's answer as the client hears it.
 
+use crate::kv::transactions;
 use replcore::Answer;
 use types::{ErrorCode, NodeId, PartitionId, View};
 use wire::v1;
@@ -14,6 +15,8 @@ pub(crate) fn response(number: u64, me: NodeId, partition: PartitionId, answer: 
             durable_on,
             term: term.0,
         }),
+        Answer::Transacted { outcome, durable_on, term } => transactions::transacted(outcome, durable_on, term),
+        Answer::Collected(collected) => transactions::collected(collected),
         Answer::Found(record) => Wire::Found(v1::Found { value: record.value, version: record.seq.0 }),
         Answer::Page(page) => Wire::Page(page.into()),
         Answer::NotFound => Wire::NotFound(v1::NotFound {}),
@@ -61,7 +64,9 @@ fn explanation(code: ErrorCode) -> &'static str {
         ErrorCode::Overloaded => "too much is waiting here; nothing was done, try again later",
         ErrorCode::DeadlineExceeded => "the time was over before anything was done; give it more",
         ErrorCode::StampTooOld => "the request's stamp is outside what is remembered; send it as a new request",
-        ErrorCode::Invalid => "the request breaks a limit",
+        ErrorCode::Invalid => {
+            "the request breaks a limit: 8 MiB may be read at once, 64 KiB by a transaction that writes"
+        }
         ErrorCode::WrongCluster => "the request is for another cluster; check the addresses",
         ErrorCode::ShuttingDown => "the node is shutting down; ask another",
         ErrorCode::Damaged => "the data here is damaged and out of service; it is rebuilt from other replicas",
@@ -69,5 +74,6 @@ fn explanation(code: ErrorCode) -> &'static str {
         ErrorCode::NoLeader => "the viewleaders have no leader at the moment; try again",
         ErrorCode::Refused => "refused",
         ErrorCode::Internal => "a bug; please report it",
+        ErrorCode::Conflict => "another transaction is under way with one of the keys; nothing was done, try again",
     }
 }

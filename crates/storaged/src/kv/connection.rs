@@ -4,6 +4,7 @@
 //! room for it. A client that sends and does not read is not read from any more once it has [`OPEN_MAX`] requests or
 //! [`OPEN_BYTES_MAX`] open, so what it can make this node hold is bounded.
 
+use crate::kv::transactions;
 use futures::task::AtomicWaker;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -161,7 +162,8 @@ fn answer_bytes(answer: &v1::Response) -> usize {
             page.items.iter().map(|item| ANSWER_OVERHEAD_BYTES + item.key.len() + item.value.len()).sum()
         }
         Some(v1::response::Result::Error(error)) => error.message.len(),
-        _ => 0,
+        Some(result) => transactions::answer_bytes(result),
+        None => 0,
     };
     ANSWER_OVERHEAD_BYTES + variable
 }

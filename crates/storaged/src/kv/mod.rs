@@ -7,3 +7,4 @@ pub(crate) mod answer;
 pub(crate) mod connection;
 pub(crate) mod router;
 pub(crate) mod service;
+pub(crate) mod transactions;

@@ -4,6 +4,7 @@ use crate::clock::Moment;
 use crate::gate::{Gate, Node};
 use crate::kv::answer::refusal;
 use crate::kv::connection::{Connection, OPEN_MAX};
+use crate::kv::transactions;
 use crate::shard::{Incoming, Input};
 use futures::future::poll_fn;
 use metrics::counter;
@@ -97,6 +98,7 @@ fn admit<'a>(gate: &'a Gate, cluster: &[u8]) -> Result<&'a Arc<Node>, (ErrorCode
 fn request_bytes(request: &v1::Request) -> usize {
     match &request.operation {
         Some(v1::request::Operation::Put(put)) => put.key.len() + put.value.len(),
+        Some(v1::request::Operation::Transact(transact)) => transactions::request_bytes(transact),
         _ => 0,
     }
 }
@@ -121,6 +123,12 @@ fn sort(node: &Node, view: &View, request: v1::Request, now: Moment, too_many: b
         let detail = format!("there is no {partition}; the cluster has {} partitions", view.partition_count.get());
         return Sorted::Refused(None, ErrorCode::Invalid, Some(detail));
     }
+    if let Operation::Collect(keys) = &operation
+        && keys.iter().any(|key| view.partition_of(key) != partition)
+    {
+        let detail = "a collection's keys are of one partition; collect each partition's alone".to_owned();
+        return Sorted::Refused(Some(partition), ErrorCode::Invalid, Some(detail));
+    }
     let Some(configuration) = view.configuration(partition) else {
         return Sorted::Refused(Some(partition), ErrorCode::NotBootstrapped, None);
     };
@@ -143,8 +151,8 @@ fn sort(node: &Node, view: &View, request: v1::Request, now: Moment, too_many: b
 fn forward(node: Arc<Node>, connection: Arc<Connection>, request: v1::Request, partition: PartitionId, address: &str) {
     counter!("storaged_forwarded_total").increment(1);
     let number = request.number;
-    use v1::request::Operation::{Get, Scan};
-    let changes = !matches!(request.operation, Some(Get(_) | Scan(_)));
+    use v1::request::Operation::{Collect, Get, Scan};
+    let changes = !matches!(request.operation, Some(Get(_) | Collect(_) | Scan(_)));
     let patience = Duration::from_millis(u64::from(request.timeout_ms + FORWARDING_MS / 2));
     let sent = node.streams.send(address, request, patience);
     tokio::spawn(async move {

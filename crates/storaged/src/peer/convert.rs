@@ -1,5 +1,6 @@
 //! Messages between replicas as they travel, and back, checked.
 
+use crate::peer::between;
 use bytes::Bytes;
 use replcore::{Body, Chunk, Message, SnapshotId};
 use types::{EntryId, PartitionId, Record, RecordKey, RecordKind, Seq, Term};
@@ -83,6 +84,9 @@ pub(crate) fn from_wire(message: v1::PeerMessage) -> Result<(PartitionId, Messag
         }
         Wire::Chunk(chunk) => Body::Chunk(Box::new(chunk_from_wire(chunk)?)),
         Wire::ChunkTaken(taken) => Body::ChunkTaken { snapshot: SnapshotId(taken.snapshot), next: taken.next },
+        Wire::BetweenPartitions(_) => {
+            return Err(Malformed("a word between partitions is none between replicas".into()));
+        }
         Wire::Confirm(confirm) => Body::Confirm { nonce: confirm.nonce },
         Wire::Confirmed(confirmed) => Body::Confirmed { nonce: confirmed.nonce },
     };
@@ -98,6 +102,7 @@ pub(crate) fn wire_bytes(message: &v1::PeerMessage) -> usize {
             let bytes = |record: &v1::StateRecord| record.name.len() + record.value.len() + ENTRY_OVERHEAD_BYTES;
             return MESSAGE_OVERHEAD_BYTES + chunk.records.iter().map(bytes).sum::<usize>();
         }
+        Some(Wire::BetweenPartitions(between)) => return MESSAGE_OVERHEAD_BYTES + between::wire_bytes(between),
         _ => return MESSAGE_OVERHEAD_BYTES,
     };
     MESSAGE_OVERHEAD_BYTES + entries.iter().map(|entry| entry.payload.len() + ENTRY_OVERHEAD_BYTES).sum::<usize>()

@@ -6,6 +6,7 @@
 //! Invariants: every batch names cluster, nodes and starts on both sides, and what does not match is dropped (P6);
 //! messages of one stream reach each shard in the order in which they were sent.
 
+pub(crate) mod between;
 pub(crate) mod convert;
 pub(crate) mod link;
 pub(crate) mod service;

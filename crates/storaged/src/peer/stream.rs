@@ -1,7 +1,7 @@
 //! One stream with one peer: both sides greet, then batches go both ways until it ends.
 
-use crate::peer::convert;
 use crate::peer::link::{Link, StreamNumber};
+use crate::peer::{between, convert};
 use crate::shard::{Input, Shards};
 use futures::Stream;
 use metrics::counter;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tonic::Streaming;
-use types::Incarnation;
+use types::{Incarnation, PartitionId};
 use wire::v1;
 
 /// How long the other side may take to greet.
@@ -108,7 +108,17 @@ async fn deliver(link: &Link, batch: v1::PeerBatch, shards: &Shards) {
     let from = link.peer();
     let mut by_shard: Vec<Vec<_>> = Vec::new();
     by_shard.resize_with(shards.count(), Vec::new);
+    let mut between_by_shard: Vec<Vec<_>> = Vec::new();
+    between_by_shard.resize_with(shards.count(), Vec::new);
     for message in batch.messages {
+        if let Some(v1::peer_message::Body::BetweenPartitions(word)) = message.body {
+            let partition = PartitionId(message.partition);
+            match between::from_wire(word) {
+                Ok(word) => between_by_shard[shards.index_of(partition)].push((partition, word)),
+                Err(malformed) => tracing::warn!(%from, %malformed, "dropped a message"),
+            }
+            continue;
+        }
         match convert::from_wire(message) {
             Ok((partition, message)) => by_shard[shards.index_of(partition)].push((partition, message)),
             // As if it had been lost.
@@ -118,6 +128,11 @@ async fn deliver(link: &Link, batch: v1::PeerBatch, shards: &Shards) {
     for (index, messages) in by_shard.into_iter().enumerate() {
         if !messages.is_empty() {
             shards.at(index).send(Input::Messages { from, messages }).await;
+        }
+    }
+    for (index, messages) in between_by_shard.into_iter().enumerate() {
+        if !messages.is_empty() {
+            shards.at(index).send(Input::FromPartitions(messages)).await;
         }
     }
 }

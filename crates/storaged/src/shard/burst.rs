@@ -2,10 +2,10 @@
 
 use crate::journal::{self, Journal};
 use crate::kv::connection::Connection;
-use crate::peer::convert;
 use crate::peer::link::Link;
+use crate::peer::{between, convert};
 use crate::shard::input::{Completion, Persisted};
-use replcore::{Message, PersistIndex, PersistRecord};
+use replcore::{Message, PersistIndex, PersistRecord, TransactionMessage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
@@ -72,6 +72,13 @@ impl Burst {
     pub(crate) fn send(&mut self, to: NodeId, partition: PartitionId, message: Message) {
         if let Some(outgoing) = self.outgoing.get_mut(&to) {
             outgoing.messages.push(convert::to_wire(partition, message));
+        }
+    }
+
+    /// Something for the primary of another partition, on this peer; dropped if no view names that peer.
+    pub(crate) fn send_to_partition(&mut self, to: NodeId, partition: PartitionId, message: TransactionMessage) {
+        if let Some(outgoing) = self.outgoing.get_mut(&to) {
+            outgoing.messages.push(between::to_wire(partition, message));
         }
     }
 

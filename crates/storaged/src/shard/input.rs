@@ -6,7 +6,7 @@ use crate::watch::feeds::Wanted;
 use crate::watch::watcher::Watcher;
 use bytes::Bytes;
 use engine::Keyspace;
-use replcore::{Message, PersistIndex, SnapshotId, Token};
+use replcore::{Message, PersistIndex, SnapshotId, Token, TransactionMessage};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use types::{EntryId, Epoch, NodeId, PartitionId, Record, RecordKey, Seq, Term, View};
@@ -46,6 +46,8 @@ pub(crate) enum Input {
         /// What it says, in its order.
         messages: Vec<(PartitionId, Message)>,
     },
+    /// Other partitions' primaries, here or on a peer, say this to those named.
+    FromPartitions(Vec<(PartitionId, TransactionMessage)>),
     /// The link to this peer has changed: look at its era.
     Peer(NodeId),
     /// A newer view, on disk (P5).
@@ -86,7 +88,7 @@ pub(crate) enum Input {
     Stop,
 }
 
-/// What a shard asked for and is done.
+/// What a shard asked for and is done, and what it says to itself.
 #[derive(Debug)]
 pub(crate) enum Completion {
     /// A submission to the write-ahead log is on disk.
@@ -96,6 +98,8 @@ pub(crate) enum Completion {
         /// What it held, by partition.
         persisted: Vec<Persisted>,
     },
+    /// Partitions of this shard have something to say to others of it.
+    FromPartitions(Vec<(PartitionId, TransactionMessage)>),
     /// The state holds what it was given.
     Applied(Vec<(Keyspace, EntryId)>),
     /// The state has a part of a snapshot.
@@ -160,6 +164,13 @@ impl ShardHandle {
     pub(crate) fn channel() -> (ShardHandle, mpsc::Receiver<Input>) {
         let (inputs, receiver) = mpsc::channel(QUEUE_LENGTH);
         (ShardHandle { inputs }, receiver)
+    }
+
+    /// Hands something over if there is room; what is lost is said again.
+    pub(crate) fn offer(&self, input: Input) {
+        if self.inputs.try_send(input).is_err() {
+            metrics::counter!("storaged_partition_messages_dropped_total").increment(1);
+        }
     }
 
     /// Hands something over, waiting while the queue is full. A shard that has ended takes nothing: the node ends too.

@@ -1,10 +1,11 @@
 //! One partition's place in its shard: the replica, and what the shard remembers of it between bursts.
 
 use crate::shard::retention::Retention;
+use bytes::Bytes;
 use engine::{Engine, EngineError, Keyspace};
 use replcore::{Replica, State, StateDamaged};
 use std::cell::RefCell;
-use types::{Generation, NodeId, PartitionId, Record, RecordKey, Seq, Term};
+use types::{Generation, NodeId, PartitionId, Record, RecordKey, RecordKind, Seq, Term};
 
 /// A replica and what its shard remembers of it.
 #[derive(Debug)]
@@ -71,16 +72,38 @@ impl<'a> PartitionState<'a> {
     }
 }
 
+/// Hidden records read at a time when a term begins: nobody else is served meanwhile.
+const LIST_RECORDS: usize = 1024;
+const LIST_BYTES: usize = 1 << 20;
+
+impl PartitionState<'_> {
+    fn failed(&self, error: EngineError) -> StateDamaged {
+        if matches!(error, EngineError::Corrupt { keyspace: Some(_), .. }) {
+            tracing::error!(%error, "the state is damaged");
+        } else {
+            *self.failure.borrow_mut() = Some(error);
+        }
+        StateDamaged
+    }
+}
+
 impl State for PartitionState<'_> {
     fn get(&self, generation: Generation, key: &RecordKey) -> Result<Option<Record>, StateDamaged> {
         let keyspace = Keyspace { partition: self.partition, generation };
-        self.engine.get(keyspace, key).map_err(|error| {
-            if !matches!(error, EngineError::Corrupt { keyspace: Some(_), .. }) {
-                *self.failure.borrow_mut() = Some(error);
-            } else {
-                tracing::error!(%error, "the state is damaged");
+        self.engine.get(keyspace, key).map_err(|error| self.failed(error))
+    }
+
+    fn list(&self, generation: Generation, kind: RecordKind) -> Result<Vec<(Bytes, Record)>, StateDamaged> {
+        let keyspace = Keyspace { partition: self.partition, generation };
+        let mut listed: Vec<(Bytes, Record)> = Vec::new();
+        loop {
+            let after = listed.last().map(|(name, _)| name.clone());
+            let page = self.engine.scan(keyspace, kind, after.as_deref(), LIST_RECORDS, LIST_BYTES);
+            let page = page.map_err(|error| self.failed(error))?;
+            if page.is_empty() {
+                return Ok(listed);
             }
-            StateDamaged
-        })
+            listed.extend(page);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! One shard alone, with a log whose disk the test holds and an engine that fails on command.
 
 use super::input::Incoming;
-use super::{Input, Parts, ShardHandle, Worker};
+use super::{Input, Parts, ShardHandle, Shards, Worker};
 use crate::applier::Applier;
 use crate::clock::{Clock, Moment, calendar_ms};
 use crate::fatal::Fatal;
@@ -25,7 +25,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use types::{
     ClusterId, Condition, Configuration, Epoch, ErrorCode, Generation, Incarnation, Mutation, MutationKind, NodeId,
-    PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, View,
+    PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, Transaction, TransactionOperation, View,
 };
 use wal::{Records, SegmentNumber};
 use wire::convert::Operation;
@@ -117,6 +117,7 @@ impl Bench {
         journal.let_through(true);
         journal.begin_segment(1);
         let reports = Arc::new(Reports::default());
+        let (shard, inputs) = ShardHandle::channel();
         let parts = Parts {
             me: Me { cluster: ClusterId(1), node: ME, incarnation: Incarnation(1), accepted_at: Epoch(1) },
             index: 0,
@@ -129,12 +130,12 @@ impl Bench {
             filler,
             scanner,
             journal: journal.clone(),
+            shards: Shards::new(vec![shard.clone()]),
             links: Arc::new(Links::default()),
             reports: reports.clone(),
             fatal: fatal.clone(),
             clock: Clock::start(),
         };
-        let (shard, inputs) = ShardHandle::channel();
         let task = tokio::spawn(Worker::new(parts, Vec::new()).run(inputs));
         let connection = Arc::new(Connection::default());
         let bench = Bench { shard, journal, engine, applier, reports, fatal, task, connection };
@@ -306,6 +307,28 @@ async fn stopping_answers_what_is_open() {
     done(SegmentNumber(1));
     assert!(matches!(bench.answers().await[0].result, Some(Outcome::Written(_))));
     bench.task.await.unwrap();
+}
+
+/// Guards against words between partitions of one node that nobody hears, and against a participant that writes nothing.
+#[tokio::test]
+async fn a_transaction_over_partitions_of_one_shard() {
+    let bench = Bench::serving().await;
+    let count = PartitionCount::new(4).unwrap();
+    let key_of = |wanted| {
+        let mut keys = (0..).map(|number| format!("k{number}"));
+        keys.find(|key| count.partition_of(key.as_bytes()) == PartitionId(wanted)).unwrap()
+    };
+    let (home, other) = (key_of(0), key_of(2));
+    let put = |key: &str| TransactionOperation::Put { key: key.to_owned().into(), value: Bytes::from_static(b"v") };
+    let transaction = Transaction { then: vec![put(&home), put(&other)], ..Transaction::default() };
+    let id = RequestId { client: 1, counter: 1 };
+    let operation = Operation::Transact(Box::new(transaction), id, Stamp(calendar_ms()));
+    let request = Incoming { number: 1, partition: PartitionId(0), operation, deadline: FAR };
+    let Outcome::Transacted(done) = bench.ask(request).await else { panic!("it is done") };
+    assert!(done.succeeded && done.results.len() == 2);
+    for (partition, key) in [(0, &home), (2, &other)] {
+        assert!(matches!(bench.ask(get(partition, key)).await, Outcome::Found(_)), "{key}");
+    }
 }
 
 async fn parts(watcher: &Watcher) -> Vec<v1::WatchPart> {

@@ -3,12 +3,16 @@
 //! The ticker only runs while somebody needs it: an idle shard sleeps.
 
 use crate::clock;
-use crate::shard::worker::Worker;
-use replcore::Event;
+use crate::reports::DOUBTS_MAX;
+use crate::shard::worker::{TICK_MS, Worker};
+use replcore::{DoubtStage, Event, InDoubt};
 use std::time::Duration;
+use types::PartitionId;
 
 /// Followers that are behind are reported every so many ticks.
 const BEHIND_EVERY_TICKS: u64 = 25;
+/// A transaction that is not over after so many ticks takes long.
+const DOUBT_TICKS: u64 = 50;
 
 impl Worker {
     /// Whether a replica, an open request or waiting changes need the ticker.
@@ -25,6 +29,9 @@ impl Worker {
             self.step(*place, Event::Tick);
         }
         let report = self.ticks.is_multiple_of(BEHIND_EVERY_TICKS);
+        if report {
+            self.look_at_doubts(&ticking);
+        }
         for place in ticking {
             let Some(slot) = self.slot(place) else { continue };
             slot.ticking = slot.replica.needs_tick();
@@ -36,10 +43,57 @@ impl Worker {
                 self.ticking.push(place);
             }
         }
+        if self.ticking.is_empty() {
+            self.look_at_doubts(&[]);
+        }
         for (partition, tokens) in self.open.expired(self.now) {
             let place = self.place_of(partition);
             self.step(place, Event::Expire { tokens });
         }
+    }
+
+    /// Transactions that take long: counted, and told once each, with who must answer.
+    fn look_at_doubts(&mut self, ticking: &[usize]) {
+        let (mut count, mut lines) = (0, Vec::new());
+        for place in ticking {
+            let Some(slot) = self.slot(*place) else { continue };
+            let partition = slot.replica.partition();
+            for doubt in slot.replica.in_doubt() {
+                let ticks = u64::from(doubt.ticks);
+                if ticks < DOUBT_TICKS {
+                    continue;
+                }
+                count += 1;
+                if ticks < DOUBT_TICKS + BEHIND_EVERY_TICKS {
+                    tracing::warn!(%partition, ?doubt, "a transaction is in doubt");
+                }
+                if lines.len() < DOUBTS_MAX {
+                    lines.push(self.tell_doubt(partition, &doubt));
+                }
+            }
+        }
+        self.meters.in_doubt(count);
+        self.parts.reports.doubts(self.parts.index, lines);
+    }
+
+    /// A line for people.
+    fn tell_doubt(&self, partition: PartitionId, doubt: &InDoubt) -> String {
+        let whom = |of: &PartitionId| match self.parts.view.configuration(*of).and_then(|it| it.primary()) {
+            Some(primary) => format!("{of} on {primary}"),
+            None => of.to_string(),
+        };
+        let role = match doubt.stage {
+            DoubtStage::Voting => "awaits votes",
+            DoubtStage::Telling => "is decided and not known everywhere",
+            DoubtStage::Prepared => "holds locks and awaits its decision",
+        };
+        let waits_for: Vec<String> = doubt.waits_for.iter().map(whom).collect();
+        let seconds = u64::from(doubt.ticks) * TICK_MS / 1000;
+        let (attempt, me) = (doubt.attempt, self.parts.me.node);
+        format!(
+            "transaction {attempt} {role} on {partition} on {me}, {seconds} s; must answer: {}",
+            waits_for.join(", ")
+        )
     }
 
     /// Tells the viewleader who lacks more than a moment's entries, and whether the learner lacks no more than that.

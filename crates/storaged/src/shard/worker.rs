@@ -13,7 +13,7 @@ use crate::peer::link::Era;
 use crate::reports::Reports;
 use crate::scanner::{Scan, Scanner};
 use crate::shard::burst::Burst;
-use crate::shard::input::{Completion, Incoming, Input, Persisted};
+use crate::shard::input::{Completion, Incoming, Input, Persisted, Shards};
 use crate::shard::lag::Lag;
 use crate::shard::open::{Open, OpenRequest};
 use crate::shard::retention::Retention;
@@ -21,7 +21,9 @@ use crate::shard::slot::{PartitionState, Slot};
 use crate::shard::timers::Timers;
 use crate::watch::feeds::Feeds;
 use engine::{Engine, Keyspace};
-use replcore::{Answer, Body, Effect, Event, Message, Proposal, Replica, Settings};
+use replcore::{
+    Answer, Body, Effect, Event, Message, Proposal, Replica, Settings, TransactionMessage, TransactionProposal,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +68,8 @@ pub(crate) struct Parts {
     pub(crate) scanner: Scanner,
     /// The write-ahead log.
     pub(crate) journal: Arc<dyn Journal>,
+    /// All shards of the node, by index: partitions speak to each other.
+    pub(crate) shards: Shards,
     /// The ways to the peers.
     pub(crate) links: Arc<Links>,
     /// What the viewleader should hear.
@@ -108,6 +112,8 @@ pub(crate) struct Worker {
     completed: mpsc::UnboundedReceiver<Completion>,
     peers: BTreeMap<NodeId, Option<Era>>,
     burst: Burst,
+    /// What partitions here have to say to others of this node, by shard.
+    between: Vec<Vec<(PartitionId, TransactionMessage)>>,
     burst_bytes: usize,
     touched: Vec<usize>,
     effects: Vec<Effect>,
@@ -139,6 +145,7 @@ impl Worker {
             completed,
             peers: BTreeMap::new(),
             burst: Burst::default(),
+            between: (0..parts.count).map(|_| Vec::new()).collect(),
             burst_bytes: 0,
             touched: Vec::new(),
             effects: Vec::new(),
@@ -237,6 +244,7 @@ impl Worker {
                     self.on_message(from, partition, message);
                 }
             }
+            Input::FromPartitions(messages) => self.hear_partitions(messages),
             Input::Peer(peer) => self.look_at_peer(peer),
             Input::View(view) => self.change_view(&view),
             Input::ActivationAnswered { partition, term, accepted } => {
@@ -274,6 +282,7 @@ impl Worker {
                 }
                 self.answer_trimming();
             }
+            Completion::FromPartitions(messages) => self.hear_partitions(messages),
             Completion::Applied(applied) => {
                 for (Keyspace { partition, generation }, through) in applied {
                     let place = self.place_of(partition);
@@ -308,7 +317,7 @@ impl Worker {
     fn on_request(&mut self, connection: &Arc<crate::kv::connection::Connection>, request: Incoming) {
         let Incoming { number, partition, operation, deadline } = request;
         let place = self.place_of(partition);
-        let (changes, overloaded) = (matches!(operation, Operation::Mutate(..)), self.lag.is_overloaded());
+        let (changes, overloaded) = (operation.changes(), self.lag.is_overloaded());
         let calendar_ms = clock::calendar_ms();
         let refused = match (self.stopping, self.slot(place)) {
             (Some(_), _) => Some(ErrorCode::ShuttingDown),
@@ -330,6 +339,13 @@ impl Worker {
         let event = match operation {
             Operation::Get(key) => Event::Read { token, key },
             Operation::Scan(_, query) => Event::ReadPage { token, query },
+            Operation::Collect(keys) => Event::Collect { token, keys },
+            Operation::Transact(transaction, id, stamp) => {
+                let parts = transaction.split(self.parts.view.partition_count);
+                let forget_before = clock::forget_before(calendar_ms, stamp);
+                let proposal = TransactionProposal { id, stamp, parts, forget_before };
+                Event::Transact { token, proposal: Box::new(proposal) }
+            }
             Operation::Mutate(mutation, id, stamp) => {
                 self.burst_bytes += mutation.kind.value().map_or(0, bytes::Bytes::len);
                 let forget_before = clock::forget_before(calendar_ms, stamp);
@@ -346,6 +362,43 @@ impl Worker {
             && let Some(slot) = self.slot(place)
         {
             response.server_time_ms = clock::acceptable_ms(clock::calendar_ms(), slot.replica.refused_before());
+        }
+    }
+
+    fn hear_partitions(&mut self, messages: Vec<(PartitionId, TransactionMessage)>) {
+        self.meters.messages_received(messages.len());
+        for (partition, message) in messages {
+            let place = self.place_of(partition);
+            self.step(place, Event::FromPartition { message });
+        }
+    }
+
+    /// To whoever is that partition's primary by the newest view that this node has.
+    fn send_to_partition(&mut self, partition: PartitionId, message: TransactionMessage) {
+        let primary = self.parts.view.configuration(partition).and_then(|configuration| configuration.primary());
+        match primary {
+            Some(node) if node == self.parts.me.node => {
+                self.between[partition.0 as usize % self.parts.count].push((partition, message));
+            }
+            Some(node) => self.burst.send_to_partition(node, partition, message),
+            // The partition map is not there yet: it will be said again.
+            None => {}
+        }
+    }
+
+    /// What partitions of this node have to say to each other leaves.
+    fn speak_between(&mut self) {
+        for index in 0..self.between.len() {
+            if self.between[index].is_empty() {
+                continue;
+            }
+            let messages = std::mem::take(&mut self.between[index]);
+            if index == self.parts.index {
+                // The receiver is this worker.
+                let _heard = self.completions.send(Completion::FromPartitions(messages));
+            } else {
+                self.parts.shards.at(index).offer(Input::FromPartitions(messages));
+            }
         }
     }
 
@@ -487,6 +540,7 @@ impl Worker {
             match effect {
                 Effect::Persist { index, record } => self.burst.persist(partition, index, &record),
                 Effect::Send { to, message } => self.burst.send(to, partition, message),
+                Effect::SendToPartition { partition, message } => self.send_to_partition(partition, message),
                 Effect::Reply { token, answer } => {
                     // Nobody: it was answered before.
                     if let Some(request) = self.open.take(token) {
@@ -566,6 +620,7 @@ impl Worker {
         if self.lag.is_due(self.now) {
             self.hand_over();
         }
+        self.speak_between();
         let (sent, submitted) = self.burst.leave(self.parts.journal.as_ref(), &self.completions);
         self.submissions += u64::from(submitted);
         self.meters.burst(sent, self.lag.bytes(), self.open.len(), self.timers.len());
@@ -679,5 +734,5 @@ impl Worker {
 
 /// P28: a stamp that would be remembered for too long.
 fn is_from_the_future(operation: &Operation, calendar_ms: u64, refused_before: Stamp) -> bool {
-    matches!(operation, Operation::Mutate(_, _, stamp) if clock::is_too_far_ahead(*stamp, calendar_ms, refused_before))
+    operation.stamp().is_some_and(|stamp| clock::is_too_far_ahead(stamp, calendar_ms, refused_before))
 }

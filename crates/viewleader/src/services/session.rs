@@ -26,6 +26,9 @@ use wire::v1;
 use wire::v1::leader_message::Message as ToNode;
 use wire::v1::node_message::Message as FromNode;
 
+/// Transactions that one node may tell of, and how long a line about one may be.
+const DOUBTS_MAX: usize = 8;
+const DOUBT_BYTES_MAX: usize = 8 << 10;
 /// Messages on their way to one node.
 const WAITING_MAX: usize = 64;
 /// Proposals of one node on their way at once.
@@ -338,6 +341,12 @@ impl Session {
             surplus: heartbeat.surplus,
             surplus_at: Epoch(heartbeat.surplus_at),
             sizes: sizes.collect::<Result<_, Malformed>>()?,
+            doubts: heartbeat
+                .doubts
+                .into_iter()
+                .take(DOUBTS_MAX)
+                .filter(|line| line.len() <= DOUBT_BYTES_MAX)
+                .collect(),
         })
     }
 }

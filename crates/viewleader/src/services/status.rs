@@ -113,7 +113,8 @@ fn alarms(state: &ClusterState, knowledge: Option<&Knowledge>) -> Vec<String> {
             names.join(", ")
         )
     });
-    halted.into_iter().chain(damaged).chain(silent).collect()
+    let doubts = knowledge.into_iter().flat_map(|knowledge| knowledge.leader.observed().doubts()).map(str::to_owned);
+    halted.into_iter().chain(damaged).chain(silent).chain(doubts).collect()
 }
 
 fn member(facts: MemberFacts) -> v1::Member {

@@ -1,12 +1,13 @@
 //! What a script can say.
 
 use super::{Bench, Outcome};
+use bytes::Bytes;
 use goldenscript::Context;
-use replcore::{Event, Proposal};
+use replcore::{Event, Proposal, TransactionProposal};
 use std::str::FromStr;
 use types::{
-    Condition, Configuration, Epoch, Fence, FencingToken, Mutation, MutationKind, NodeId, PageQuery, RecordKind,
-    RequestId, Seq, Stamp, Term,
+    Condition, Configuration, Epoch, Fence, FencingToken, Mutation, MutationKind, NodeId, PageQuery, PartitionId,
+    RecordKind, RequestId, Seq, Stamp, Term, Transaction, TransactionOperation, TransactionPart,
 };
 
 /// Nodes are numbers; a link is `FROM-TO`, and a node stands for all its links.
@@ -69,6 +70,50 @@ pub(crate) enum Command {
         #[arg(key)]
         fence: Option<String>,
     },
+    /// Begins with replicas of another partition on these nodes: `partition 1 nodes=4-5-6`. What a script calls node 1 to
+    /// 3 are replicas of partition 0.
+    Partition {
+        number: u32,
+        #[arg(key)]
+        nodes: Numbers,
+    },
+    /// `txn 1 a/1 b/2 c@ d- id=1 if="a/1 b/absent" else="a/3" fence=lock-7`: put, put, get and delete if the conditions hold. A key's first
+    /// letter says its partition: a is 0, b is 1; the first key's is the home.
+    Txn {
+        node: u64,
+        #[arg(many)]
+        then: Vec<String>,
+        #[arg(key)]
+        id: u64,
+        #[arg(key = "if")]
+        conditions: Option<String>,
+        #[arg(key = "else")]
+        otherwise: Option<String>,
+        #[arg(key)]
+        stamp: Option<u64>,
+        #[arg(key)]
+        fence: Option<String>,
+    },
+    /// `collect 1 a a2`: several keys of one partition as of one instant.
+    Collect {
+        node: u64,
+        #[arg(many)]
+        keys: Vec<String>,
+    },
+    /// The time of the request with this token is over.
+    Expire { node: u64, token: u64 },
+    /// A node hears the oldest letter to its partition.
+    Hear(u64),
+    /// The same, and the letter comes again later.
+    Echo(u64),
+    /// The oldest letter to this partition is lost.
+    Lose(u32),
+    /// All letters to this partition are late: others overtake them, until `arrive`.
+    Late(u32),
+    /// What was late is there.
+    Arrive,
+    /// These nodes hear every letter to their partitions, and everything is delivered, until all is quiet.
+    Talk(Vec<u64>),
     /// `get 1 a`.
     Get { node: u64, key: String },
     /// `scan 1 prefix=a after=ab max=2`: a page of keys.
@@ -253,6 +298,39 @@ impl goldenscript::Runner for Bench {
                 let mutation = Mutation { key, kind, condition, fence: fence(with.as_deref())? };
                 self.mutate(*node, proposal(*id, mutation, None, None), &mut out)?;
             }
+            Command::Partition { number, nodes } => return self.partition(*number, &nodes.0),
+            Command::Txn { node, then, id, conditions, otherwise, stamp, fence: with } => {
+                let otherwise = otherwise.iter().flat_map(|list| list.split(' ')).map(operation);
+                let transaction = Transaction {
+                    conditions: conditions.iter().flat_map(|list| list.split(' ')).map(condition).collect(),
+                    then: then.iter().map(|text| operation(text)).collect(),
+                    otherwise: otherwise.collect(),
+                    fence: fence(with.as_deref())?,
+                };
+                let proposal = TransactionProposal {
+                    id: RequestId { client: 1, counter: *id },
+                    stamp: Stamp(stamp.unwrap_or(100_000)),
+                    parts: by_first_letter(&transaction),
+                    forget_before: Stamp(0),
+                };
+                self.transact(*node, proposal, &mut out)?;
+            }
+            Command::Collect { node, keys } => self.collect(*node, keys, &mut out)?,
+            Command::Expire { node, token } => self.expire(*node, *token, &mut out)?,
+            Command::Hear(node) => self.hear(*node, false, &mut out)?,
+            Command::Echo(node) => self.hear(*node, true, &mut out)?,
+            Command::Lose(partition) => {
+                let at = self.letters.iter().position(|letter| letter.to.0 == *partition);
+                let lost = at.and_then(|at| self.letters.remove(at));
+                lost.ok_or("there is no letter to lose")?;
+            }
+            Command::Late(partition) => {
+                let (late, others) = self.letters.drain(..).partition::<Vec<_>, _>(|letter| letter.to.0 == *partition);
+                self.late_letters.extend(late);
+                self.letters.extend(others);
+            }
+            Command::Arrive => self.letters.append(&mut self.late_letters),
+            Command::Talk(nodes) => self.talk(nodes, &mut out)?,
             Command::Get { node, key } => self.read(*node, key, &mut out)?,
             Command::Scan { node, prefix, after, max } => {
                 let query = PageQuery {
@@ -359,6 +437,53 @@ impl Bench {
             Target::Node(node) => self.nodes.keys().flat_map(|other| [(node, *other), (*other, node)]).collect(),
         }
     }
+}
+
+/// `k/v` puts, `k@` gets, `k-` deletes.
+fn operation(text: &str) -> TransactionOperation {
+    let key = |key: &str| Bytes::copy_from_slice(key.as_bytes());
+    match (text.split_once('/'), text.strip_suffix('@')) {
+        (Some((name, value)), _) => TransactionOperation::Put { key: key(name), value: key(value) },
+        (None, Some(name)) => TransactionOperation::Get { key: key(name) },
+        (None, None) => TransactionOperation::Delete { key: key(text.trim_end_matches('-')) },
+    }
+}
+
+/// `k/absent`, `k/present` or `k/v`.
+fn condition(text: &str) -> (Bytes, Condition) {
+    let (key, what) = text.split_once('/').unwrap_or((text, "present"));
+    let condition = match what {
+        "absent" => Condition::Absent,
+        "present" => Condition::Present,
+        value => Condition::Value(Bytes::copy_from_slice(value.as_bytes())),
+    };
+    (Bytes::copy_from_slice(key.as_bytes()), condition)
+}
+
+/// The parts of a transaction whose keys' first letters name their partitions.
+fn by_first_letter(transaction: &Transaction) -> Vec<(PartitionId, TransactionPart)> {
+    let partition = |key: &Bytes| PartitionId(u32::from(key[0] - b'a'));
+    let mut partitions: Vec<PartitionId> = Vec::new();
+    for key in transaction.keys() {
+        if !partitions.contains(&partition(key)) {
+            partitions.push(partition(key));
+        }
+    }
+    let of = |wanted: PartitionId| {
+        let branch = |operations: &[TransactionOperation]| {
+            let numbered = (0..).zip(operations.iter().cloned());
+            numbered.filter(|(_, operation)| partition(operation.key()) == wanted).collect()
+        };
+        let conditions = transaction.conditions.iter().filter(|(key, _)| partition(key) == wanted).cloned().collect();
+        let part = TransactionPart {
+            conditions,
+            then: branch(&transaction.then),
+            otherwise: branch(&transaction.otherwise),
+            fence: transaction.fence.clone(),
+        };
+        (wanted, part)
+    };
+    partitions.into_iter().map(of).collect()
 }
 
 fn fence(text: Option<&str>) -> Result<Option<Fence>, Box<dyn std::error::Error>> {

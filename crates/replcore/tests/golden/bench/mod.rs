@@ -7,14 +7,13 @@ mod state;
 
 use replcore::{
     Effect, Event, Message, PersistIndex, PersistRecord, Proposal, Recovery, Replica, Settings, Standing, Token,
+    TransactionMessage, TransactionProposal,
 };
 use state::{Job, States};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
 use types::{Configuration, Epoch, NodeId, PageQuery, PartitionId, RecordKind, Seq};
-
-const PARTITION: PartitionId = PartitionId(0);
 
 pub(crate) struct Bench {
     settings: Settings,
@@ -26,6 +25,17 @@ pub(crate) struct Bench {
     /// Directed links whose messages are lost when they are sent.
     cut: BTreeSet<(u64, u64)>,
     tokens: u64,
+    /// What primaries of different partitions say to each other, until a script lets somebody hear it.
+    letters: VecDeque<Letter>,
+    /// Letters that take longer than others.
+    late_letters: VecDeque<Letter>,
+}
+
+/// A message to another partition, whoever its primary is.
+#[derive(Clone)]
+struct Letter {
+    to: PartitionId,
+    message: TransactionMessage,
 }
 
 /// A message under way.
@@ -38,6 +48,7 @@ struct Mail {
 
 #[derive(Default)]
 struct Node {
+    partition: PartitionId,
     replica: Option<Replica>,
     states: States,
     /// Records in the log, and how many of them are synced.
@@ -60,6 +71,8 @@ impl Default for Bench {
             messages: 0,
             cut: BTreeSet::new(),
             tokens: 0,
+            letters: VecDeque::new(),
+            late_letters: VecDeque::new(),
         }
     }
 }
@@ -76,9 +89,14 @@ impl Bench {
     }
 
     fn cluster(&mut self, nodes: u64) -> Outcome {
-        for n in 1..=nodes {
-            self.nodes.insert(n, Node::default());
-            self.start(n, 1)?;
+        self.partition(0, &(1..=nodes).collect::<Vec<_>>())
+    }
+
+    /// Begins with replicas of a partition on these nodes, which have none of another.
+    fn partition(&mut self, partition: u32, nodes: &[u64]) -> Outcome {
+        for node in nodes {
+            self.nodes.insert(*node, Node { partition: PartitionId(partition), ..Node::default() });
+            self.start(*node, 1)?;
         }
         Ok(String::new())
     }
@@ -95,7 +113,7 @@ impl Bench {
         let generation = recovery.base().generation;
         it.states.retain(generation);
         let recovered = recovery.finish(it.states.applied(generation), it.states.requests(generation))?;
-        it.replica = Some(Replica::new(NodeId(node), PARTITION, Epoch(accepted_at), settings, recovered)?);
+        it.replica = Some(Replica::new(NodeId(node), it.partition, Epoch(accepted_at), settings, recovered)?);
         Ok(String::new())
     }
 
@@ -176,6 +194,11 @@ impl Bench {
                     format!("n{node} to {to}: {text}")
                 }
             }
+            Effect::SendToPartition { partition, message } => {
+                let text = format!("n{node} to {partition}: {}", show::between_partitions(&message));
+                self.letters.push_back(Letter { to: partition, message });
+                text
+            }
             other => format!("n{node} {}", show::effect(&other)),
         };
         // Writing to a String can't fail.
@@ -196,6 +219,33 @@ impl Bench {
         }
         let _ = writeln!(out, "n{to} from n{from}: {}", show::message(&message));
         self.step(to, Event::Message { from: NodeId(from), message }, out)
+    }
+
+    /// A node hears the oldest letter to its partition; `again`: and will once more.
+    fn hear(&mut self, node: u64, again: bool, out: &mut String) -> Result<(), String> {
+        let partition = self.node(node)?.partition;
+        let at = self.letters.iter().position(|letter| letter.to == partition);
+        let letter = if again {
+            at.and_then(|at| self.letters.get(at).cloned())
+        } else {
+            at.and_then(|at| self.letters.remove(at))
+        };
+        let Letter { message, .. } = letter.ok_or_else(|| format!("there is no letter to {partition}"))?;
+        let _ = writeln!(out, "n{node} from {}: {}", message.from, show::between_partitions(&message));
+        self.step(node, Event::FromPartition { message }, out)
+    }
+
+    /// These nodes hear every letter to their partitions, and everything is delivered, until all is quiet.
+    fn talk(&mut self, nodes: &[u64], out: &mut String) -> Result<(), String> {
+        loop {
+            self.deliver_all(&[], out)?;
+            let hears = |node: &&u64| {
+                let partition = self.nodes.get(node).map(|it| it.partition);
+                self.letters.iter().any(|letter| Some(letter.to) == partition)
+            };
+            let Some(node) = nodes.iter().find(hears).copied() else { return Ok(()) };
+            self.hear(node, false, out)?;
+        }
     }
 
     /// Delivers everything that is under way, and what follows, in the order in which it was sent.
@@ -225,6 +275,21 @@ impl Bench {
     fn mutate(&mut self, node: u64, proposal: Proposal, out: &mut String) -> Result<(), String> {
         let token = self.token();
         self.step(node, Event::Mutate { token, proposal }, out)
+    }
+
+    fn transact(&mut self, node: u64, proposal: TransactionProposal, out: &mut String) -> Result<(), String> {
+        let token = self.token();
+        self.step(node, Event::Transact { token, proposal: Box::new(proposal) }, out)
+    }
+
+    fn collect(&mut self, node: u64, keys: &[String], out: &mut String) -> Result<(), String> {
+        let token = self.token();
+        let keys = keys.iter().map(|key| key.clone().into()).collect();
+        self.step(node, Event::Collect { token, keys }, out)
+    }
+
+    fn expire(&mut self, node: u64, token: u64, out: &mut String) -> Result<(), String> {
+        self.step(node, Event::Expire { tokens: vec![Token(token)] }, out)
     }
 
     fn read(&mut self, node: u64, key: &str, out: &mut String) -> Result<(), String> {

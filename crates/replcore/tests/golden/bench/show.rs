@@ -1,7 +1,9 @@
 //! Messages, effects and entries as a script shows them.
 
-use replcore::{Answer, Body, Effect, Fed, Message, NotFed, PersistRecord, Standing};
-use types::{Batch, Entry, Expiry, Record, RecordKey, RecordKind};
+use replcore::{
+    Answer, Body, Collected, Effect, Fed, Message, NotFed, PersistRecord, Standing, TransactionBody, TransactionMessage,
+};
+use types::{AttemptId, Batch, Entry, Expiry, OperationResult, Record, RecordKey, RecordKind};
 
 pub(crate) fn message(message: &Message) -> String {
     let Message { term, body } = message;
@@ -46,6 +48,17 @@ pub(crate) fn entry(entry: &Entry) -> String {
         let value = change.value.as_ref().map_or("(none)".into(), |value| value.escape_ascii().to_string());
         text.push_str(&format!(" {}={value}", change.key.name.escape_ascii()));
     }
+    for change in &batch.changes {
+        let verb = match (change.key.kind, &change.value) {
+            (RecordKind::Prepared, Some(_)) => "prepares",
+            (RecordKind::Prepared, None) => "releases",
+            (RecordKind::Decision, Some(_)) => "decides",
+            (RecordKind::Decision, None) => "forgets",
+            _ => continue,
+        };
+        let attempt = AttemptId::from_name(&change.key.name).map_or("?".into(), |attempt| attempt.to_string());
+        text.push_str(&format!(" {verb} {attempt}"));
+    }
     for change in batch.changes.iter().filter(|change| change.key.kind == RecordKind::Expiry) {
         let name = change.key.name.escape_ascii();
         match change.value.as_ref().map(Expiry::decode) {
@@ -72,6 +85,10 @@ pub(crate) fn record(key: &RecordKey, record: &Record) -> String {
         RecordKind::Expiry => format!("{} expires@{}", key.name.escape_ascii(), record.seq),
         RecordKind::Requests if key.name.is_empty() => "what is forgotten".into(),
         RecordKind::Requests => "requests".into(),
+        RecordKind::Prepared | RecordKind::Decision => {
+            let attempt = AttemptId::from_name(&key.name).map_or("?".into(), |attempt| attempt.to_string());
+            format!("{:?} {attempt}@{}", key.kind, record.seq)
+        }
         RecordKind::Fence => fence(key, Some(&record.value)),
     }
 }
@@ -114,7 +131,36 @@ pub(crate) fn effect(effect: &Effect) -> String {
             format!("counts no more for {}", keys.join(", "))
         }
         Effect::DeleteData { generation } => format!("deletes {generation}"),
-        Effect::Send { .. } => unreachable!("messages are shown with their link"),
+        Effect::Send { .. } | Effect::SendToPartition { .. } => unreachable!("messages are shown with their link"),
+    }
+}
+
+/// What partitions say to each other.
+pub(crate) fn between_partitions(message: &TransactionMessage) -> String {
+    let TransactionMessage { attempt, body, .. } = message;
+    let what = match body {
+        TransactionBody::Prepare { .. } | TransactionBody::Abort | TransactionBody::Done => body.name().into(),
+        TransactionBody::Yes { prepared, judged } if judged.holds => format!("yes, prepared at {prepared}"),
+        TransactionBody::Yes { prepared, .. } => format!("yes, prepared at {prepared}, and the conditions do not hold"),
+        TransactionBody::No { code } => format!("no: {code:?}"),
+        TransactionBody::Fenced { newest } => format!("no: fenced, the newest token is {newest}"),
+        TransactionBody::Commit { prepared, succeeded } => {
+            format!("commit {} as prepared at {prepared}", if *succeeded { "then" } else { "otherwise" })
+        }
+        TransactionBody::Ask { prepared } => format!("ask, prepared at {prepared}"),
+    };
+    format!("{attempt} {what}")
+}
+
+fn result(result: &OperationResult) -> String {
+    match result {
+        OperationResult::Put { version, replaced } => {
+            let version = version.map_or(String::new(), |version| format!(" {version}"));
+            format!("put{version} {}", if *replaced { "replaced" } else { "new" })
+        }
+        OperationResult::Deleted { existed } => format!("deleted {}", if *existed { "a value" } else { "nothing" }),
+        OperationResult::Found(record) => format!("found {}@{}", record.value.escape_ascii(), record.seq),
+        OperationResult::NotFound => "not found".into(),
     }
 }
 
@@ -123,6 +169,19 @@ fn answer(answer: &Answer) -> String {
         Answer::Written { outcome, durable_on, .. } => {
             let replaced = if outcome.replaced { "replaced" } else { "new" };
             format!("written, version {}, {replaced}, on {durable_on} disks", outcome.version)
+        }
+        Answer::Transacted { outcome, durable_on, .. } => {
+            let branch = if outcome.succeeded { "then" } else { "otherwise" };
+            let results: Vec<_> = outcome.results.iter().map(result).collect();
+            format!("{branch} [{}], on {durable_on} disks", results.join(", "))
+        }
+        Answer::Collected(collected) => {
+            let one = |collected: &Collected| match collected {
+                Collected::Found(record) => format!("{}@{}", record.value.escape_ascii(), record.seq),
+                Collected::Absent { since: Some(since) } => format!("absent since {since}"),
+                Collected::Absent { since: None } => "absent".into(),
+            };
+            format!("collected [{}]", collected.iter().map(one).collect::<Vec<_>>().join(", "))
         }
         Answer::Found(record) => format!("found {}, version {}", record.value.escape_ascii(), record.seq),
         Answer::Page(page) => {

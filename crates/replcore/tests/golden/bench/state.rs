@@ -64,6 +64,12 @@ impl State for States {
     fn get(&self, generation: Generation, key: &RecordKey) -> Result<Option<Record>, StateDamaged> {
         Ok(self.0.get(&generation).and_then(|memory| memory.records.get(key)).cloned())
     }
+
+    fn list(&self, generation: Generation, kind: RecordKind) -> Result<Vec<(Bytes, Record)>, StateDamaged> {
+        let records = self.0.get(&generation).into_iter().flat_map(|memory| &memory.records);
+        let of_kind = records.filter(|(key, _)| key.kind == kind);
+        Ok(of_kind.map(|(key, record)| (key.name.clone(), record.clone())).collect())
+    }
 }
 
 impl States {
