@@ -36,9 +36,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> R
     tokio::pin!(life, shutdown);
     loop {
         tokio::select! {
-            outcome = &mut life => return outcome,
+            // What ended the node comes before what ended in consequence.
+            biased;
             // P2: at once. Whatever else the node is doing ends with the future dropped here.
             error = fatal.failed() => return Err(error),
+            outcome = &mut life => return outcome,
             () = &mut shutdown, if !stop.is_cancelled() => stop.cancel(),
         }
     }
