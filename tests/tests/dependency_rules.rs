@@ -25,7 +25,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("chaos", &["types", "wal", "client", "daemon", "faults", "check", "viewleader", "storaged"]),
     ("model", &["types", "viewcore", "replcore"]),
     ("catalogue", &[]),
-    ("e2e", &["types", "wire", "client", "dhtctl"]),
+    ("e2e", &["types", "engine", "wire", "client", "dhtctl"]),
 ];
 
 /// What a core must not reach, not even through others: runtimes, networks, storage, clocks, random sources.
