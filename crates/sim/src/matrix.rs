@@ -22,7 +22,7 @@ pub const ACTS: &[(Act, &[Role])] = &[
     (Sends("chunk"), &[Starting, Serving]),
     (Sends("chunk-taken"), &[Follower]),
     (Sends("confirm"), &[Serving]),
-    (Sends("confirmed"), &[Follower, Serving]),
+    (Sends("confirmed"), &[Follower]),
     (Sends("fenced"), &[Follower, TakingOver, Starting, Serving]),
     (Sends("fetch"), &[TakingOver]),
     (Sends("fetched"), &[Follower]),
