@@ -18,9 +18,6 @@ use types::{EntryId, NodeId, Record, RecordKey, RecordKind, Seq};
 
 /// Parts under way at a time.
 const CHUNKS_IN_FLIGHT_MAX: usize = 4;
-/// A part is answered once the receiver's state has it, which takes many times longer than an answer to an entry; a broken
-/// stream is noticed without waiting. Sent again too early, large parts would fill the queue that they wait in.
-const PATIENCE_TIMES: u32 = 10;
 /// A snapshot is given up once the log kept for it has so many times the bytes that a log should have.
 const PINNED_TIMES_MAX: usize = 8;
 
@@ -85,7 +82,7 @@ impl Replica {
     /// Begins a snapshot for a follower that lacks what is trimmed here: also before the term serves, because it may need
     /// that follower's vote to do so.
     pub(crate) fn begin_sending(&mut self, to: NodeId, effects: &mut Vec<Effect>) {
-        let (start, patience) = (self.applied, PATIENCE_TIMES * self.settings.resend_ticks);
+        let (start, patience) = (self.applied, self.settings.resend_ticks);
         let Role::Primary(primary) = &mut self.role else { return };
         // A page that was read for an earlier term's snapshot is none of this one's.
         self.snapshots += 1;
