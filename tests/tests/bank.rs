@@ -176,13 +176,14 @@ async fn transfer(playground: &Playground) -> Result<()> {
     }
     let until = Instant::now() + lasts();
     let disturbed = disturb(playground, &addresses, &leaders, &client, until);
-    tokio::select! {
+    // A guest that is there at the end stays: if it went, nobody would take its place for ten minutes.
+    let _guest = tokio::select! {
         disturbed = disturbed => disturbed?,
         Some(ended) = clients.join_next() => {
             ended??;
             bail!("a client has ended early");
         }
-    }
+    };
     bank.stop.store(true, Ordering::Relaxed);
     while let Some(ended) = clients.join_next().await {
         ended??;
@@ -204,14 +205,14 @@ async fn transfer(playground: &Playground) -> Result<()> {
     Ok(())
 }
 
-/// Kills, pauses and moves, one after the other, until the time is over.
+/// Kills, pauses and moves, one after the other, until the time is over; the guest that is there at the end.
 async fn disturb(
     playground: &Playground,
     addresses: &[String],
     leaders: &Leaders,
     client: &Client,
     until: Instant,
-) -> Result<()> {
+) -> Result<Option<StorageNode>> {
     let mut guest: Option<StorageNode> = None;
     for round in 0usize.. {
         if Instant::now() >= until {
@@ -254,5 +255,5 @@ async fn disturb(
         // One fault at a time: the next may need everybody.
         load::await_health(client).await.with_context(|| format!("after disturbance {round}"))?;
     }
-    Ok(())
+    Ok(guest)
 }
