@@ -119,12 +119,7 @@ pub const BUGS: &[Bug] = &[
     bug("replcore::P17Round", "P17", &[22, 34], &[test("replcore", "golden", "scenario_09")]),
     bug("replcore::P17Prepared", "P17", &[22, 24], &[test("replcore", "golden", "scenario_14")]),
     bug("replcore::P23Beyond", "P23", &[8, 9], &[test("replcore", "golden", "scenario_04")]),
-    bug(
-        "replcore::P23Committed",
-        "P23",
-        &[10],
-        &[Catcher::Seeds(Some("crashes")), test("replcore", "golden", "rule_23")],
-    ),
+    bug("replcore::P23Committed", "P23", &[10], &[test("replcore", "golden", "rule_23")]),
     bug("replcore::P23Early", "P23", &[], &[Catcher::Seeds(Some("crashes"))]),
     bug("replcore::P17Uncommitted", "P17", &[40], &[Catcher::Seeds(None), test("replcore", "golden", "read")]),
     bug("replcore::ScanStale", "scan", &[], &[Catcher::Seeds(None)]),

@@ -59,7 +59,6 @@ const NOTICED: &[(Mutant, Option<Scenario>)] = &[
     (Mutant::ExpiryEarly, None),
     (Mutant::ExpirySeen, None),
     (Mutant::ExpiryTakeover, None),
-    (Mutant::P23Committed, Some(Scenario::Crashes)),
     (Mutant::P23Early, Some(Scenario::Crashes)),
     (Mutant::P28Retry, None),
     (Mutant::P28Stamp, None),
