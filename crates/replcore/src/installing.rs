@@ -56,23 +56,15 @@ impl Replica {
         let known = |i: &Installing| (i.from, i.term, i.id, i.start) == (from, term, chunk.snapshot, chunk.start);
         if !self.installing.as_ref().is_some_and(known) {
             if chunk.number > 0 {
-                return self.say_taken(from, term, chunk.snapshot, 0, effects);
+                return self.say_taken(from, term, chunk.snapshot, (0, 0), effects);
             }
             self.begin_install(from, term, &chunk, effects);
         }
         let Some(installing) = &mut self.installing else { return };
-        if chunk.number < installing.received {
-            // Its answer was lost.
-            let taken = installing.taken;
-            if chunk.number < taken {
-                self.say_taken(from, term, chunk.snapshot, taken, effects);
-            }
-            return;
-        }
-        if chunk.number > installing.received {
-            // One before it is missing.
-            let taken = installing.taken;
-            return self.say_taken(from, term, chunk.snapshot, taken, effects);
+        if chunk.number != installing.received {
+            // Its answer was lost, or is not due yet; or one before it is missing.
+            let so_far = (installing.taken, installing.received);
+            return self.say_taken(from, term, chunk.snapshot, so_far, effects);
         }
         if installing.settled.is_some() {
             return;
@@ -110,21 +102,30 @@ impl Replica {
         self.persist(PersistRecord::Base(self.base()), effects);
     }
 
-    fn say_taken(&mut self, to: NodeId, term: Term, snapshot: SnapshotId, next: u64, effects: &mut Vec<Effect>) {
-        self.send_when_persisted(to, Message { term, body: Body::ChunkTaken { snapshot, next } }, effects);
+    fn say_taken(
+        &mut self,
+        to: NodeId,
+        term: Term,
+        snapshot: SnapshotId,
+        (next, arrived): (u64, u64),
+        effects: &mut Vec<Effect>,
+    ) {
+        let body = Body::ChunkTaken { snapshot, next, arrived };
+        self.send_when_persisted(to, Message { term, body }, effects);
     }
 
     /// The state has this part; the last one with everything before it is on disk.
     pub(crate) fn on_installed(&mut self, generation: Generation, number: u64, effects: &mut Vec<Effect>) {
         let Some(installing) = self.installing.as_mut().filter(|i| i.generation == generation) else { return };
         installing.taken = number + 1;
-        let (to, term, id, taken) = (installing.from, installing.term, installing.id, installing.taken);
+        let (to, term, id) = (installing.from, installing.term, installing.id);
+        let so_far = (installing.taken, installing.received);
         if (installing.taken == installing.received || on(Mutant::P23Early))
             && let Some(settled) = installing.settled
         {
             self.swap(settled, effects);
         }
-        self.say_taken(to, term, id, taken, effects);
+        self.say_taken(to, term, id, so_far, effects);
     }
 
     /// P23: at once, and under P8's check: no later term was promised, and this is no primary.

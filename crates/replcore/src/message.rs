@@ -80,6 +80,8 @@ pub enum Body {
         snapshot: SnapshotId,
         /// The part that is wanted; 0 where nothing is known of the snapshot.
         next: u64,
+        /// Every part before this one has arrived.
+        arrived: u64,
     },
     /// P17: have you promised more than this term?
     Confirm {

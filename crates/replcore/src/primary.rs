@@ -102,6 +102,15 @@ impl Patience {
         *self = Patience::new(self.first_ticks);
     }
 
+    /// An answer came, after something had been sent again or not. Where that was needless, because answers take longer
+    /// here than was waited for, it should not be repeated for each: patience once gained is lost slowly.
+    pub(crate) fn heard(&mut self, asked_again: bool) {
+        self.silent_ticks = 0;
+        if !asked_again {
+            self.patience_ticks = (self.patience_ticks - self.patience_ticks.div_ceil(8)).max(self.first_ticks);
+        }
+    }
+
     /// Another tick of silence: whether it is time to send again, without ever becoming more patient.
     pub(crate) fn tick_evenly(&mut self) -> bool {
         self.silent_ticks += 1;

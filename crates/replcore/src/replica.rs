@@ -226,9 +226,9 @@ impl Replica {
             Body::Prepared { seq } => self.on_prepared(from, term, seq, effects),
             Body::Mismatch { last, committed } => self.on_mismatch(from, term, last, committed, effects),
             Body::Chunk(chunk) => self.on_chunk(from, term, *chunk, effects),
-            Body::ChunkTaken { snapshot, next } => {
+            Body::ChunkTaken { snapshot, next, arrived } => {
                 if matches!(&self.role, Role::Primary(primary) if primary.term() == term) {
-                    self.on_chunk_taken(from, snapshot, next, effects);
+                    self.on_chunk_taken(from, snapshot, next, arrived, effects);
                 }
             }
             Body::Confirmed { nonce } => self.on_confirmed(from, term, nonce),

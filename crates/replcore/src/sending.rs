@@ -6,7 +6,9 @@
 //! in between gets its last value again, and the mixture becomes the state at `settled`. All of it is committed.
 //!
 //! A few parts are under way at a time; those not answered are kept and sent again, so a broken stream costs nothing
-//! that was taken. Only the end of the term, or of the receiver's memory, begins a snapshot anew.
+//! that was taken. Only the end of the term, or of the receiver's memory, begins a snapshot anew. An answer tells what has
+//! arrived and what is in the receiver's state. The second may lag far behind, so what has arrived is never sent again,
+//! except one part to ask how things are; and what has not, though something after it has been answered, is sent at once.
 
 use crate::event::Effect;
 use crate::message::{Body, Chunk, SnapshotId};
@@ -33,8 +35,12 @@ pub(crate) struct Sending {
     reading: bool,
     stage: Stage,
     next_number: u64,
-    /// Sent and not answered, in order.
+    /// Sent, and not known to be in the receiver's state; in order.
     unanswered: VecDeque<Chunk>,
+    /// Parts before this one have arrived, by what was heard last.
+    arrived: u64,
+    /// From here on all that is under way was sent again, and nothing has been heard since of more having arrived.
+    went_back: Option<u64>,
     patience: Patience,
     /// What is not answered was sent again since the last answer.
     asked_again: bool,
@@ -63,6 +69,8 @@ impl Sending {
             stage: Stage::Records,
             next_number: 0,
             unanswered: VecDeque::new(),
+            arrived: 0,
+            went_back: None,
             patience: Patience::new(patience_ticks),
             asked_again: false,
             bytes: 0,
@@ -75,6 +83,15 @@ impl Sending {
         self.bytes += chunk.bytes() as u64;
         self.unanswered.push_back(chunk.clone());
         chunk
+    }
+
+    /// Everything under way that has not arrived, unless that was just done.
+    fn go_back(&mut self) -> impl Iterator<Item = Chunk> {
+        let first = match self.went_back.replace(self.arrived) {
+            Some(from) if from == self.arrived => self.next_number,
+            _ => self.arrived,
+        };
+        self.unanswered.iter().filter(move |chunk| chunk.number >= first).cloned()
     }
 }
 
@@ -160,8 +177,16 @@ impl Replica {
         self.advance_sending(to, effects);
     }
 
-    pub(crate) fn on_chunk_taken(&mut self, from: NodeId, snapshot: SnapshotId, next: u64, effects: &mut Vec<Effect>) {
+    pub(crate) fn on_chunk_taken(
+        &mut self,
+        from: NodeId,
+        snapshot: SnapshotId,
+        next: u64,
+        arrived: u64,
+        effects: &mut Vec<Effect>,
+    ) {
         let Role::Primary(primary) = &mut self.role else { return };
+        let term = primary.term();
         // Nobody else would be faster.
         primary.still_ticks = 0;
         let Some(follower) = primary.follower_mut(from) else { return };
@@ -174,9 +199,20 @@ impl Replica {
             }
             return;
         }
-        sending.patience.answered();
-        sending.asked_again = false;
+        let asked_again = std::mem::take(&mut sending.asked_again);
+        sending.patience.heard(asked_again);
+        let news = next > oldest || arrived > sending.arrived;
+        // The last word counts, though an earlier one may have been late: who begins anew has less than before.
+        sending.arrived = arrived.max(next);
         while sending.unanswered.pop_front_if(|chunk| chunk.number < next).is_some() {}
+        // Without news something arrived that does not follow; and what was sent before that which was asked again is
+        // overdue as well.
+        if !news || asked_again {
+            for chunk in sending.go_back() {
+                let message = crate::Message { term, body: Body::Chunk(Box::new(chunk)) };
+                effects.push(Effect::Send { to: from, message });
+            }
+        }
         if sending.unanswered.is_empty() && matches!(sending.stage, Stage::Complete) {
             let start = sending.start.seq;
             follower.end_sending(start);
@@ -192,8 +228,11 @@ impl Replica {
         let Some(sending) = primary.follower_mut(to).and_then(|follower| follower.sending.as_mut()) else { return };
         sending.patience.answered();
         sending.asked_again = true;
-        for chunk in &sending.unanswered {
-            let message = crate::Message { term, body: Body::Chunk(Box::new(chunk.clone())) };
+        sending.went_back = None;
+        // What had arrived, and was not in its state, may be gone with the other's memory.
+        sending.arrived = sending.unanswered.front().map_or(sending.arrived, |oldest| oldest.number);
+        for chunk in sending.go_back() {
+            let message = crate::Message { term, body: Body::Chunk(Box::new(chunk)) };
             effects.push(Effect::Send { to, message });
         }
     }
@@ -209,13 +248,17 @@ impl Replica {
                 follower.give_up_sending();
                 continue;
             }
-            // The first of those that are not answered is the one that is missing; its answer brings the others.
+            // The first that has not arrived may be missing; its answer brings the others. If all have, one of their
+            // answers may be.
+            let arrived = sending.arrived;
+            let missing = sending.unanswered.iter().find(|chunk| chunk.number >= arrived);
             if !self.down.contains(&follower.node)
-                && let Some(oldest) = sending.unanswered.front()
+                && let Some(chunk) = missing.or(sending.unanswered.front())
                 && sending.patience.tick()
             {
                 sending.asked_again = true;
-                let message = crate::Message { term, body: Body::Chunk(Box::new(oldest.clone())) };
+                sending.went_back = None;
+                let message = crate::Message { term, body: Body::Chunk(Box::new(chunk.clone())) };
                 effects.push(Effect::Send { to: follower.node, message });
             }
         }

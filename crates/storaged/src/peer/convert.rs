@@ -39,7 +39,9 @@ pub(crate) fn to_wire(partition: PartitionId, message: Message) -> v1::PeerMessa
             last: Some(last.into()),
         }),
         Body::Chunk(chunk) => Wire::Chunk(chunk_to_wire(*chunk)),
-        Body::ChunkTaken { snapshot, next } => Wire::ChunkTaken(v1::ChunkTaken { snapshot: snapshot.0, next }),
+        Body::ChunkTaken { snapshot, next, arrived } => {
+            Wire::ChunkTaken(v1::ChunkTaken { snapshot: snapshot.0, next, arrived })
+        }
         Body::Confirm { nonce } => Wire::Confirm(v1::Confirm { nonce }),
         Body::Confirmed { nonce } => Wire::Confirmed(v1::Confirmed { nonce }),
     };
@@ -83,7 +85,9 @@ pub(crate) fn from_wire(message: v1::PeerMessage) -> Result<(PartitionId, Messag
             }
         }
         Wire::Chunk(chunk) => Body::Chunk(Box::new(chunk_from_wire(chunk)?)),
-        Wire::ChunkTaken(taken) => Body::ChunkTaken { snapshot: SnapshotId(taken.snapshot), next: taken.next },
+        Wire::ChunkTaken(taken) => {
+            Body::ChunkTaken { snapshot: SnapshotId(taken.snapshot), next: taken.next, arrived: taken.arrived }
+        }
         Wire::BetweenPartitions(_) => {
             return Err(Malformed("a word between partitions is none between replicas".into()));
         }
@@ -182,7 +186,7 @@ mod tests {
                 )],
                 settled: Some(Seq(11)),
             })),
-            Body::ChunkTaken { snapshot: SnapshotId(6), next: 3 },
+            Body::ChunkTaken { snapshot: SnapshotId(6), next: 3, arrived: 5 },
             Body::Confirm { nonce: 77 },
             Body::Confirmed { nonce: 78 },
         ]
