@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use client::{Client, Error, Options, PutOutcome, ScanOptions, Watch, WatchEvent, WatchFrom, WatchWhat};
+use client::{Client, Coordination, Error, Options, PutOutcome, ScanOptions, Watch, WatchEvent, WatchFrom, WatchWhat};
 use e2e::playground::Playground;
 use e2e::storage_node::StorageNode;
 use e2e::{Role, load};
@@ -357,5 +357,58 @@ async fn expire(playground: &Playground) -> Result<()> {
         ensure!(client.get(key.clone()).await?.is_none(), "{key:?} was told to be gone, and is there");
     }
     ensure!(client.get("t-stays").await?.is_some_and(|found| found.value == "y"), "it was written again");
+    Ok(())
+}
+
+/// Guards against a key that goes before its lease ends, stays after that, goes although it was written again, or is
+/// forgotten by the primary that takes over, or by the leader of the viewleaders that does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bound_key_goes_with_its_lease() -> Result<()> {
+    let playground = Playground::start(&["--restart"], &[])?;
+    let result = end_leases(&playground).await;
+    result.with_context(|| playground.log_tails())
+}
+
+async fn end_leases(playground: &Playground) -> Result<()> {
+    let leaders = playground.leaders()?;
+    let client = Client::connect(&leaders, Options::default()).await?;
+    let coordination = Coordination::new(&leaders, SILENCE_MAX)?;
+    let mut watch = client.watch(WatchWhat::Prefix("b-".into()), WatchFrom::Now)?;
+    watching(&mut watch).await?;
+    let kept = coordination.grant(Duration::from_secs(2)).await?;
+    let (revoked, expires) = (
+        coordination.grant_unkept(Duration::from_secs(600)).await?,
+        coordination.grant_unkept(Duration::from_secs(2)).await?,
+    );
+    let put = async |key: String, lease| client.put_bound(key, "x", lease, Condition::None, None).await;
+    for number in 0..20 {
+        put(format!("b-kept-{number}"), kept.id()).await?;
+        put(format!("b-revoked-{number}"), revoked).await?;
+        put(format!("b-expires-{number}"), expires).await?;
+    }
+    put("b-freed".to_owned(), revoked).await?;
+    client.put("b-freed", "y", Condition::None).await?;
+    put("b-moved".to_owned(), revoked).await?;
+    put("b-moved".to_owned(), kept.id()).await?;
+    // Nobody who knows of a binding in memory alone may be needed.
+    let (primary, leader) = (playground.of(Role::Storaged)?.remove(0), playground.of(Role::Viewleader)?.remove(0));
+    playground.kill(&primary)?;
+    playground.kill(&leader)?;
+    ensure!(coordination.revoke(revoked).await?, "nobody else ends it");
+    let mut gone = 0;
+    while gone < 40 {
+        let WatchEvent::Changed { key, value: None, .. } = next(&mut watch).await? else { continue };
+        ensure!(key.starts_with(b"b-revoked-") || key.starts_with(b"b-expires-"), "{key:?} went, though it is not to");
+        ensure!(client.get(key.clone()).await?.is_none(), "{key:?} was told to be gone, and is there");
+        gone += 1;
+    }
+    // What is bound to a lease that has ended goes at once; and nothing that was told of it is told again.
+    put("b-late".to_owned(), revoked).await?;
+    while !matches!(next(&mut watch).await?, WatchEvent::Changed { key, value: None, .. } if key == "b-late") {}
+    for number in 0..20 {
+        ensure!(client.get(format!("b-kept-{number}")).await?.is_some(), "its lease is kept alive");
+    }
+    ensure!(client.get("b-moved").await?.is_some(), "it is bound to another lease by now");
+    ensure!(client.get("b-freed").await?.is_some_and(|found| found.value == "y"), "it was written again");
     Ok(())
 }

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use types::{
-    Condition, ErrorCode, Fence, FencingToken, Mutation, MutationKind, Page, PageQuery, PartitionId, Position,
-    RequestId, Stamp, View,
+    Condition, ErrorCode, Fence, FencingToken, LeaseId, Lifetime, Mutation, MutationKind, Page, PageQuery, PartitionId,
+    Position, RequestId, Stamp, View,
 };
 use wire::convert::{Operation, check_key, check_value};
 
@@ -142,7 +142,29 @@ impl Client {
             return Err(Error::Invalid("the time to live is shorter than a millisecond".to_owned()));
         }
         wire::convert::check_ttl(ttl_ms).map_err(|error| Error::Invalid(error.to_string()))?;
-        self.put_kind(key.into(), MutationKind::PutExpiring { value: value.into(), ttl_ms }, condition, fence).await
+        let kind = MutationKind::PutExpiring { value: value.into(), lifetime: Lifetime::Milliseconds(ttl_ms) };
+        self.put_kind(key.into(), kind, condition, fence).await
+    }
+
+    /// Gives a key a value that is deleted when this lease ends, unless it is written again before: never earlier, and
+    /// within a moment of it once the storage nodes hear of it from the viewleaders. One bound to a lease that has ended
+    /// already, or never was, is gone as soon as they say so.
+    ///
+    /// # Errors
+    /// As [`Client::put_fenced`].
+    pub async fn put_bound(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        lease: LeaseId,
+        condition: Condition,
+        fence: Option<Fence>,
+    ) -> Result<PutOutcome, Error> {
+        if lease == LeaseId(0) {
+            return Err(Error::Invalid("leases are numbered from 1".to_owned()));
+        }
+        let kind = MutationKind::PutExpiring { value: value.into(), lifetime: Lifetime::Lease(lease) };
+        self.put_kind(key.into(), kind, condition, fence).await
     }
 
     async fn put_kind(

@@ -219,6 +219,7 @@ mod tests {
             "dhtctl lease ttl l7",
             "dhtctl lease list --output json",
             "dhtctl setr key value --fence jobs:7",
+            "dhtctl setr key value --lease l7 --if-absent",
             "dhtctl delr key --fence a:b:7",
         ] {
             if let Err(failure) = parse(line) {
@@ -245,6 +246,8 @@ mod tests {
             "dhtctl watch --view --with-current",
             "dhtctl scan key",
             "dhtctl setr key value --ttl soon",
+            "dhtctl setr key value --ttl 3s --lease l7",
+            "dhtctl setr key value --lease jobs",
             "dhtctl status --timeout soon",
             "dhtctl status --output xml",
             "dhtctl bench put --clients 0",

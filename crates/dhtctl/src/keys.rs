@@ -1,7 +1,8 @@
 //! `setr`, `getr`, `delr`: one key each.
 
 use crate::cli::{ClusterFlags, Globals};
-use crate::failure::{exit_of, kind_of};
+use crate::failure::{self, exit_of, kind_of};
+use crate::lease::{self, coordination, lease_id};
 use crate::output::{self, Format};
 use bytes::Bytes;
 use clap::Args;
@@ -14,7 +15,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 use types::limits::{LOCK_NAME_BYTES_MAX, VALUE_BYTES_MAX};
-use types::{Condition, Fence, FencingToken, Seq};
+use types::{Condition, Fence, FencingToken, LeaseId, Seq};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SetrFlags {
@@ -39,6 +40,9 @@ pub(crate) struct SetrFlags {
     /// meanwhile: the next one counts anew.
     #[arg(long, value_name = "TIME", value_parser = daemon::settings::duration)]
     ttl: Option<Duration>,
+    /// Delete the key when this lease ends, unless it is written again before.
+    #[arg(long, value_name = "LEASE", value_parser = lease_id, conflicts_with = "ttl")]
+    lease: Option<LeaseId>,
     /// Refuse it if the lock was granted to somebody else since: the token that came with the lock.
     #[arg(long, value_name = "NAME:TOKEN", value_parser = fence)]
     fence: Option<Fence>,
@@ -96,9 +100,17 @@ pub(crate) async fn setr(globals: &Globals, flags: SetrFlags) -> Result<Exit, Fa
     let key = bytes(flags.key);
     let condition = if flags.if_absent { Condition::Absent } else { condition(flags.if_version, flags.if_value) };
     let client = globals.connect(&flags.cluster).await?;
-    let outcome = match flags.ttl {
-        None => client.put_fenced(key.clone(), value, condition, flags.fence).await,
-        Some(ttl) => client.put_expiring(key.clone(), value, ttl, condition, flags.fence).await,
+    let outcome = match (flags.ttl, flags.lease) {
+        (None, None) => client.put_fenced(key.clone(), value, condition, flags.fence).await,
+        (Some(ttl), _) => client.put_expiring(key.clone(), value, ttl, condition, flags.fence).await,
+        (None, Some(lease)) => {
+            // It would be gone at once, which nobody wants who types this.
+            let found = coordination(globals, &flags.cluster)?.lease(lease).await.map_err(failure::of)?;
+            if found.is_none() {
+                return Err(lease::gone(lease));
+            }
+            client.put_bound(key.clone(), value, lease, condition, flags.fence).await
+        }
     };
     settle(
         globals.output,

@@ -54,7 +54,7 @@ pub(crate) struct KeepAliveFlags {
 }
 
 /// A value parser for leases.
-fn lease_id(text: &str) -> Result<LeaseId, String> {
+pub(crate) fn lease_id(text: &str) -> Result<LeaseId, String> {
     match text.strip_prefix('l').unwrap_or(text).parse() {
         Ok(id) if id != 0 => Ok(LeaseId(id)),
         _ => Err("a lease is named l7 or 7, as dhtctl lease list shows it".to_owned()),

@@ -13,6 +13,8 @@
 //!   another has counted is gone with it. A key lives for its time to live from the last takeover before its end, and
 //!   while nobody serves. (Writing down what is left of it now and then would shorten this for long times, at the price of a
 //!   write for each key and each time; it would still not make it exact.)
+//! * **Bound to a lease.** The same, but that the driver waits for the word that the lease has ended. That is a fact of the
+//!   viewleaders which no takeover here delays: every new primary hears it again.
 //! * **Locked.** A key that a transaction has locked expires after that (P22).
 //! * **Rubbish.** The hidden record of a version that was overwritten stays until its own time is over; the entry that
 //!   would have deleted the key then deletes the record alone. There is never more than one for a key.
@@ -62,8 +64,8 @@ fn hidden(key: &Bytes) -> RecordKey {
 impl Replica {
     /// The hidden record that goes with a put, if it has a time to live.
     pub(crate) fn begin_expiry(&mut self, mutation: &Mutation, version: Seq) -> Option<Change> {
-        let MutationKind::PutExpiring { ttl_ms, .. } = mutation.kind else { return None };
-        let expiry = Expiry { version, ttl_ms };
+        let MutationKind::PutExpiring { lifetime, .. } = mutation.kind else { return None };
+        let expiry = Expiry { version, lifetime };
         let Role::Primary(primary) = &mut self.role else { return None };
         primary.expiring.appended.push_back((version, News::Begins(mutation.key.clone(), expiry)));
         Some(Change { key: hidden(&mutation.key), value: Some(expiry.encode()) })

@@ -15,8 +15,9 @@ use bytes::Bytes;
 use replcore::{Answer, Fed, NotFed};
 use std::sync::Arc;
 use types::{
-    Condition, Mutation, MutationKind, NodeId, OperationResult, Page, PageQuery, PartitionCount, PartitionId, Record,
-    RecordKind, RequestId, Seq, Stamp, Transaction, TransactionOperation, TransactionOutcome, View,
+    Condition, LeaseId, Lifetime, Mutation, MutationKind, NodeId, OperationResult, Page, PageQuery, PartitionCount,
+    PartitionId, Record, RecordKind, RequestId, Seq, Stamp, Transaction, TransactionOperation, TransactionOutcome,
+    View,
 };
 
 /// How long an answer is waited for, and a word of a watched partition.
@@ -150,7 +151,12 @@ impl Reader {
         let kind = match ctx.random.below(10) {
             0 => MutationKind::Delete,
             1 | 2 => MutationKind::Put(value),
-            _ => MutationKind::PutExpiring { value, ttl_ms },
+            3 | 4 => {
+                // A lease is named by when it ends.
+                let lease = LeaseId(ctx.now / MS + ttl_ms);
+                MutationKind::PutExpiring { value, lifetime: Lifetime::Lease(lease) }
+            }
+            _ => MutationKind::PutExpiring { value, lifetime: Lifetime::Milliseconds(ttl_ms) },
         };
         let count = PartitionCount::new(ctx.plan.partitions).expect("a plan's partitions are a power of two");
         let partition = count.partition_of(&key);

@@ -12,7 +12,7 @@ use crate::shard::{Input, Shards};
 use futures::future::{BoxFuture, Fuse, FusedFuture, FutureExt};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
-use types::{Epoch, View};
+use types::{Epoch, LeaseId, View};
 use wal::SegmentNumber;
 
 /// Brings views to the disk, then to the shards and whoever watches.
@@ -126,6 +126,10 @@ impl Control {
             }
             LeaderEvent::DamageNoted { partition, epoch } => {
                 self.shards.of(partition).send(Input::DamageNoted { partition, epoch }).await;
+            }
+            LeaderEvent::LeasesEnded(leases) => {
+                let leases: Arc<[LeaseId]> = leases.into();
+                self.shards.broadcast(|| Input::LeasesEnded(leases.clone())).await;
             }
             LeaderEvent::Refused(why) => self.fatal.end(Error::Refused(why)),
         }

@@ -70,6 +70,13 @@ async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) ->
             None => return bad_request("PUT", "ttl_ms is not a number of milliseconds"),
         },
     };
+    let lease = match body.remove("lease") {
+        None | Some(Value::Null) => 0,
+        Some(lease) => match lease.as_u64().filter(|lease| *lease > 0 && ttl_ms == 0) {
+            Some(lease) => lease,
+            None => return bad_request("PUT", "lease is not a lease's number, or there is a ttl_ms too"),
+        },
+    };
     let Ok(fence) = fence(body.remove("fence")) else { return bad_request("PUT", "Fence is not NAME:TOKEN") };
     let value = match body.remove("value") {
         None | Some(Value::Null) => return bad_request("PUT", "Value is missing"),
@@ -80,7 +87,7 @@ async fn put_key(State(gateway): Gate_, Path(key): Path<String>, body: Bytes) ->
         return bad_request("PUT", "Key is too long");
     }
     let request = Some(gateway.request_id());
-    let put = v1::Put { key: key.into(), value, condition: None, request, fence, ttl_ms };
+    let put = v1::Put { key: key.into(), value, condition: None, request, fence, ttl_ms, lease };
     let response = gateway.call(Operation::Put(put)).await;
     match &response.result {
         Some(Outcome::Written(written)) => {

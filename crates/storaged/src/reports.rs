@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
-use types::{NodeId, PartitionId, Term};
+use types::{LeaseId, NodeId, PartitionId, Term};
 use wire::v1;
 use wire::v1::node_message::Message;
 
 /// Transactions that a heartbeat tells of.
 pub(crate) const DOUBTS_MAX: usize = 8;
+/// Leases in one message.
+const LEASES_TOLD_MAX: usize = 10_000;
 
 /// Everything there is to report.
 #[derive(Debug, Default)]
@@ -34,6 +36,9 @@ struct Board {
     /// Peers whose machine refused a connection and that have not come back since.
     suspects: BTreeSet<NodeId>,
     unsaid_suspects: BTreeSet<NodeId>,
+    /// Leases that keys live as long as, and the shards which serve such.
+    leases: BTreeMap<LeaseId, BTreeSet<usize>>,
+    unsaid_leases: BTreeSet<LeaseId>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -112,6 +117,30 @@ impl Reports {
         self.urgent.notify_one();
     }
 
+    /// A shard begins or ceases to serve keys that live as long as this lease.
+    pub(crate) fn relies(&self, shard: usize, lease: LeaseId, begins: bool) {
+        let mut board = self.lock();
+        let board = &mut *board;
+        let shards = board.leases.entry(lease).or_default();
+        if begins {
+            shards.insert(shard);
+            // Also where another shard has it: the answer to that one may have come and gone.
+            board.unsaid_leases.insert(lease);
+            return;
+        }
+        shards.remove(&shard);
+        if shards.is_empty() {
+            board.leases.remove(&lease);
+            board.unsaid_leases.remove(&lease);
+        }
+    }
+
+    /// Leases that have not been told of, as many as fit a message.
+    pub(crate) fn take_leases(&self) -> Vec<u64> {
+        let mut board = self.lock();
+        std::iter::from_fn(|| board.unsaid_leases.pop_first()).take(LEASES_TOLD_MAX).map(|lease| lease.0).collect()
+    }
+
     /// A peer's machine refused a connection: nobody listens there.
     pub(crate) fn suspect(&self, node: NodeId) {
         let mut board = self.lock();
@@ -144,6 +173,7 @@ impl Reports {
         let mut board = self.lock();
         board.changed = board.serving.keys().copied().collect();
         board.unsaid_suspects = board.suspects.clone();
+        board.unsaid_leases = board.leases.keys().copied().collect();
     }
 
     /// What began, ceased or changed to serve since this was last asked.
@@ -214,6 +244,24 @@ mod tests {
         assert_eq!(reports.take_serving(), [v1::Serving { partition: 3, term: 0, behind: vec![], filled: 0 }]);
         reports.begin_session();
         assert!(reports.take_serving().is_empty() && reports.take_messages(usize::MAX).is_empty());
+    }
+
+    /// Guards against keys that outlive their lease because a new leader was not told of them, or because a shard that
+    /// comes late to a lease hears nothing.
+    #[test]
+    fn leases_are_told_to_each_session_and_for_each_shard() {
+        let (reports, lease) = (Reports::default(), LeaseId(7));
+        reports.relies(0, lease, true);
+        assert_eq!(reports.take_leases(), [7]);
+        assert!(reports.take_leases().is_empty());
+        reports.relies(1, lease, true);
+        assert_eq!(reports.take_leases(), [7]);
+        reports.relies(0, lease, false);
+        reports.begin_session();
+        assert_eq!(reports.take_leases(), [7]);
+        reports.relies(1, lease, false);
+        reports.begin_session();
+        assert!(reports.take_leases().is_empty());
     }
 
     /// Guards against a queue that grows while no viewleader is reachable.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use types::limits::MESSAGE_BYTES_MAX;
-use types::{ClusterId, Epoch, ErrorCode, NodeId, PartitionId, Term, View};
+use types::{ClusterId, Epoch, ErrorCode, LeaseId, NodeId, PartitionId, Term, View};
 use wire::convert::{apply_view_update, cluster_from_wire, cluster_to_wire, required};
 use wire::v1;
 use wire::v1::leader_message::Message as Down;
@@ -69,6 +69,8 @@ pub(crate) enum LeaderEvent {
         /// At which epoch.
         epoch: Epoch,
     },
+    /// Keys that live as long as these are to go.
+    LeasesEnded(Vec<LeaseId>),
     /// This node may not be part of the cluster: it ends.
     Refused(String),
 }
@@ -324,6 +326,7 @@ impl Session {
             surplus_at: surplus_at.0,
             sizes,
             doubts: self.reports.some_doubts(),
+            leases: self.reports.take_leases(),
         }
     }
 
@@ -392,6 +395,9 @@ impl Session {
             Down::DamageNoted(noted) => {
                 let partition = PartitionId(noted.partition);
                 self.tell(LeaderEvent::DamageNoted { partition, epoch: Epoch(noted.epoch) }).await
+            }
+            Down::LeasesEnded(ended) => {
+                self.tell(LeaderEvent::LeasesEnded(ended.leases.into_iter().map(LeaseId).collect())).await
             }
             Down::Heartbeat(reply) => {
                 self.learn_members(&reply.member_addresses);

@@ -131,8 +131,15 @@ async fn a_retry_gets_the_first_answer() {
     let mut asker = cluster.asker(1);
     let request = Some(asker.request_id());
     let absent = Some(v1::Condition { condition: Some(v1::condition::Condition::Absent(true)) });
-    let put =
-        v1::Put { key: "once".into(), value: "1".into(), condition: absent.clone(), request, fence: None, ttl_ms: 0 };
+    let put = v1::Put {
+        key: "once".into(),
+        value: "1".into(),
+        condition: absent.clone(),
+        request,
+        fence: None,
+        ttl_ms: 0,
+        lease: 0,
+    };
     let first = asker.insist(Operation::Put(put.clone())).await;
     assert!(matches!(first, Outcome::Written(_)), "{first:?}");
     assert!(matches!((asker.insist(Operation::Put(put.clone())).await, first),

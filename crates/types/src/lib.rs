@@ -22,7 +22,7 @@ pub mod view;
 
 pub use entry::{Batch, Change, Entry, EntryId, MalformedBatch, Remembered};
 pub use error::ErrorCode;
-pub use expiry::Expiry;
+pub use expiry::{Expiry, Lifetime};
 pub use ids::{
     BootNonce, ClusterId, Epoch, FencingToken, Generation, Incarnation, LeaseId, NodeId, PartitionId, Seq, Term,
 };

@@ -1,5 +1,6 @@
 //! What a client asks of a partition, and what it hears.
 
+use crate::expiry::Lifetime;
 use crate::ids::{FencingToken, Seq};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -77,8 +78,8 @@ pub enum MutationKind {
     PutExpiring {
         /// The value.
         value: Bytes,
-        /// 1 to [`TTL_MAX`](crate::limits::TTL_MAX), in milliseconds.
-        ttl_ms: u64,
+        /// How long.
+        lifetime: Lifetime,
     },
     /// Take the key's value away. Of a key without one: nothing, answered as not found.
     Delete,

@@ -9,8 +9,8 @@ use types::limits::{
 };
 use types::{
     ClusterId, Condition, Configuration, Duty, Entry, EntryId, Epoch, ErrorCode, Fence, FencingToken, Incarnation,
-    Mutation, MutationKind, NodeId, NodeInfo, Page, PageItem, PageQuery, PartitionCount, PartitionId, RecordKind,
-    RequestId, Seq, Stamp, Term, Transaction, View, ViewDelta,
+    LeaseId, Lifetime, Mutation, MutationKind, NodeId, NodeInfo, Page, PageItem, PageQuery, PartitionCount,
+    PartitionId, RecordKind, RequestId, Seq, Stamp, Term, Transaction, View, ViewDelta,
 };
 
 /// A message that breaks a rule; the text says which, for a person.
@@ -397,10 +397,15 @@ impl Operation {
                 let request = Self::named(id, stamp);
                 match kind {
                     MutationKind::Put(value) => {
-                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence, ttl_ms: 0 })
+                        let (ttl_ms, lease) = (0, 0);
+                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence, ttl_ms, lease })
                     }
-                    MutationKind::PutExpiring { value, ttl_ms } => {
-                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence, ttl_ms })
+                    MutationKind::PutExpiring { value, lifetime } => {
+                        let (ttl_ms, lease) = match lifetime {
+                            Lifetime::Milliseconds(ttl_ms) => (ttl_ms, 0),
+                            Lifetime::Lease(lease) => (0, lease.0),
+                        };
+                        v1::request::Operation::Put(v1::Put { key, value, condition, request, fence, ttl_ms, lease })
                     }
                     MutationKind::Delete => {
                         v1::request::Operation::Delete(v1::Delete { key, condition, request, fence })
@@ -462,9 +467,16 @@ impl Operation {
                 let condition = condition_from_wire(put.condition)?;
                 let (id, stamp) = named(put.request)?;
                 check_ttl(put.ttl_ms)?;
-                let kind = match put.ttl_ms {
-                    0 => MutationKind::Put(put.value),
-                    ttl_ms => MutationKind::PutExpiring { value: put.value, ttl_ms },
+                let lifetime = match (put.ttl_ms, put.lease) {
+                    (0, 0) => None,
+                    (ttl_ms, 0) => Some(Lifetime::Milliseconds(ttl_ms)),
+                    (0, lease) => Some(Lifetime::Lease(LeaseId(lease))),
+                    _ => return Err(malformed("a value has a time to live or a lease, not both")),
+                };
+                let value = put.value;
+                let kind = match lifetime {
+                    None => MutationKind::Put(value),
+                    Some(lifetime) => MutationKind::PutExpiring { value, lifetime },
                 };
                 let fence = put.fence.map(fence_from_wire).transpose()?;
                 let mutation = Mutation { key: put.key, kind, condition, fence };

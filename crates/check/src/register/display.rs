@@ -15,8 +15,8 @@ impl Operation {
             Action::Mutate { kind, condition } => {
                 let what = match kind {
                     MutationKind::Put(value) => format!("put {key} = {}", value.escape_ascii()),
-                    MutationKind::PutExpiring { value, ttl_ms } => {
-                        format!("put {key} = {} for {ttl_ms} ms", value.escape_ascii())
+                    MutationKind::PutExpiring { value, .. } => {
+                        format!("put {key} = {} for a time", value.escape_ascii())
                     }
                     MutationKind::Delete => format!("delete {key}"),
                 };

@@ -7,7 +7,7 @@ use crate::queue::{MS, Micros};
 use bytes::Bytes;
 use replcore::{Changed, Fed};
 use std::collections::BTreeMap;
-use types::{Batch, Entry, Expiry, Page, PageItem, PageQuery, PartitionId, RecordKind, Seq};
+use types::{Batch, Entry, Expiry, Lifetime, Page, PageItem, PageQuery, PartitionId, RecordKind, Seq};
 
 /// Users' keys that changed in an entry.
 fn users(entry: &Entry) -> Vec<Changed> {
@@ -67,7 +67,8 @@ pub(super) struct Living {
 #[derive(Debug)]
 struct Value {
     version: Seq,
-    ttl_ms: Option<u64>,
+    /// When it may go at the earliest.
+    lives_until: Option<Micros>,
     committed_at: Micros,
 }
 
@@ -83,22 +84,27 @@ impl Living {
             let place = (partition, change.key.name.clone());
             match (change.key.kind, &change.value) {
                 (RecordKind::User, Some(_)) => {
-                    let value = Value { version: entry.id.seq, ttl_ms: None, committed_at: now };
+                    let value = Value { version: entry.id.seq, lives_until: None, committed_at: now };
                     self.values.insert(place, value);
                 }
                 (RecordKind::User, None) => {
                     let gone = self.values.remove(&place);
                     if by_time(&change.key.name) {
-                        let lived = gone.and_then(|value| Some((value.ttl_ms? * MS, now - value.committed_at)));
-                        if lived.is_none_or(|(ttl, lived)| lived < ttl) {
-                            return Err(format!("{entry:?} deletes a key by time; time to live, lived: {lived:?}"));
+                        let until = gone.and_then(|value| value.lives_until);
+                        if until.is_none_or(|until| now < until) {
+                            return Err(format!("{entry:?} deletes a key by time, at {now}; it lives until {until:?}"));
                         }
                     }
                 }
                 (RecordKind::Expiry, Some(stored)) => {
                     let expiry = Expiry::decode(stored).map_err(|error| format!("{entry:?}: {error}"))?;
                     match self.values.get_mut(&place) {
-                        Some(value) if value.version == expiry.version => value.ttl_ms = Some(expiry.ttl_ms),
+                        Some(value) if value.version == expiry.version => {
+                            value.lives_until = Some(match expiry.lifetime {
+                                Lifetime::Milliseconds(ttl_ms) => value.committed_at + ttl_ms * MS,
+                                Lifetime::Lease(lease) => lease.0 * MS,
+                            });
+                        }
                         other => return Err(format!("{entry:?} gives {other:?} a time to live")),
                     }
                 }
@@ -110,6 +116,6 @@ impl Living {
 
     /// A partition with a key whose time is not over.
     pub(super) fn any(&self) -> Option<PartitionId> {
-        self.values.iter().find(|(_, value)| value.ttl_ms.is_some()).map(|((partition, _), _)| *partition)
+        self.values.iter().find(|(_, value)| value.lives_until.is_some()).map(|((partition, _), _)| *partition)
     }
 }

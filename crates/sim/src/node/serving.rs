@@ -7,7 +7,7 @@ use crate::network::Place;
 use crate::queue::{MS, Micros};
 use crate::readers::Subscription;
 use bytes::Bytes;
-use types::{Expiry, PartitionId, Seq};
+use types::{Expiry, Lifetime, PartitionId, Seq};
 
 /// A key whose time was over and that is still there is proposed again after this.
 const AGAIN: Micros = 50 * MS;
@@ -47,12 +47,17 @@ impl Node {
 
     pub(super) fn key_expires(&mut self, ctx: &mut Context, partition: PartitionId, key: Bytes, expiry: Expiry) {
         let Some(process) = &mut self.process else { return };
-        let Expiry { version, ttl_ms } = expiry;
+        let Expiry { version, lifetime } = expiry;
+        let after = match lifetime {
+            Lifetime::Milliseconds(ttl_ms) => ttl_ms * MS,
+            // Named by when it ends.
+            Lifetime::Lease(lease) => (lease.0 * MS).saturating_sub(ctx.now),
+        };
         let known = process.timers.entry((partition, key.clone())).or_default();
         if *known < version {
             *known = version;
             let input = Input::KeyExpired { partition, key, version };
-            ctx.process(ttl_ms * MS, self.place, process.start, Process::Input(input));
+            ctx.process(after, self.place, process.start, Process::Input(input));
         }
     }
 

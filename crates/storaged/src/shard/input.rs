@@ -9,7 +9,7 @@ use engine::Keyspace;
 use replcore::{Message, PersistIndex, SnapshotId, Token, TransactionMessage};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
-use types::{EntryId, Epoch, NodeId, PartitionId, Record, RecordKey, Seq, Term, View};
+use types::{EntryId, Epoch, LeaseId, NodeId, PartitionId, Record, RecordKey, Seq, Term, View};
 use wal::SegmentNumber;
 use wire::convert::Operation;
 
@@ -68,6 +68,8 @@ pub(crate) enum Input {
         /// At which epoch.
         epoch: Epoch,
     },
+    /// These live no more; keys that are bound to them go.
+    LeasesEnded(Arc<[LeaseId]>),
     /// The log is to be trimmed: hand everything committed to the state; answered when the state has it.
     Drain(oneshot::Sender<()>),
     /// The state is on disk as of the last drain: trim, write the bases again; answered, once those are on disk, with

@@ -24,8 +24,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use types::{
-    ClusterId, Condition, Configuration, Epoch, ErrorCode, Generation, Incarnation, Mutation, MutationKind, NodeId,
-    PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, Transaction, TransactionOperation, View,
+    ClusterId, Condition, Configuration, Epoch, ErrorCode, Generation, Incarnation, Lifetime, Mutation, MutationKind,
+    NodeId, PartitionCount, PartitionId, RequestId, Seq, Stamp, Term, Transaction, TransactionOperation, View,
 };
 use wal::{Records, SegmentNumber};
 use wire::convert::Operation;
@@ -391,7 +391,8 @@ async fn a_key_whose_time_is_over_goes() {
     let expiring = |number, key: &str| {
         let mut request = put(number, 1, key, "value");
         let Operation::Mutate(mutation, ..) = &mut request.operation else { panic!("a put is a mutation") };
-        mutation.kind = MutationKind::PutExpiring { value: Bytes::from_static(b"value"), ttl_ms: 20 };
+        mutation.kind =
+            MutationKind::PutExpiring { value: Bytes::from_static(b"value"), lifetime: Lifetime::Milliseconds(20) };
         request
     };
     bench.ask(expiring(1, "stays")).await;

@@ -255,6 +255,7 @@ impl Worker {
                 let place = self.place_of(partition);
                 self.step(place, Event::DamageNoted { epoch });
             }
+            Input::LeasesEnded(leases) => self.timers.leases_ended(&leases, self.now),
             Input::Drain(done) => self.lag.ask_to_drain(done),
             Input::Checkpointed(done) => self.trim(done),
             Input::Watch { watcher, wanted } => self.watch(&watcher, wanted),
@@ -621,6 +622,9 @@ impl Worker {
             self.hand_over();
         }
         self.speak_between();
+        for (lease, begins) in self.timers.take_news() {
+            self.parts.reports.relies(self.parts.index, lease, begins);
+        }
         let (sent, submitted) = self.burst.leave(self.parts.journal.as_ref(), &self.completions);
         self.submissions += u64::from(submitted);
         self.meters.burst(sent, self.lag.bytes(), self.open.len(), self.timers.len());

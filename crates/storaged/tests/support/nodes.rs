@@ -117,6 +117,7 @@ impl Asker {
             condition: None,
             request: Some(self.request_id()),
             ttl_ms: 0,
+            lease: 0,
             fence: None,
         };
         match self.insist(Operation::Put(put)).await {

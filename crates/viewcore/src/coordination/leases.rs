@@ -70,6 +70,17 @@ impl Leases {
         self.leases.len()
     }
 
+    /// Whether this lease has been granted and lives no more: for good, since ids are never reused. False of one that
+    /// has not been granted as far as is known here.
+    pub fn has_ended(&self, lease: LeaseId) -> bool {
+        lease.0 <= self.minted && !self.leases.contains_key(&lease)
+    }
+
+    /// How many have ended.
+    pub fn ended_count(&self) -> u64 {
+        self.minted - self.leases.len() as u64
+    }
+
     /// Whether none lives.
     pub fn is_empty(&self) -> bool {
         self.leases.is_empty()

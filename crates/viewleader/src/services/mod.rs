@@ -15,6 +15,7 @@ mod activations;
 mod coordination;
 mod forward;
 mod members;
+mod node_leases;
 mod operations;
 mod session;
 mod status;

@@ -4,6 +4,7 @@
 //! checked before it is used; what breaks a rule is refused in one line, and ends the session.
 
 use super::activations::Activations;
+use super::node_leases::NodeLeases;
 use super::{LeadersService, update};
 use crate::leading::{Input, Leading, SessionNumber};
 use crate::raft::{NotDone, Roster};
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
-use types::{BootNonce, Epoch, ErrorCode, Incarnation, NodeId, PartitionId, Term, View};
+use types::{BootNonce, Epoch, ErrorCode, Incarnation, LeaseId, NodeId, PartitionId, Term, View};
 use viewcore::observed::PartitionSize;
 use viewcore::{ClusterState, Command, Done, Event, Heartbeat, Outcome, Refusal, Registration, Serving};
 use wire::convert::{Malformed, cluster_from_wire, cluster_to_wire, error, required};
@@ -161,6 +162,7 @@ impl LeadersService {
             member_addresses,
         };
         let session = Session {
+            leases: NodeLeases::default(),
             node,
             number,
             group: self.group.clone(),
@@ -179,6 +181,8 @@ impl LeadersService {
 }
 
 struct Session {
+    /// Leases that keys of this node live as long as.
+    leases: NodeLeases,
     node: NodeId,
     number: SessionNumber,
     group: crate::raft::Group,
@@ -266,7 +270,11 @@ impl Session {
             FromNode::Register(_) => {
                 return Err(End::refused(ErrorCode::Invalid, "this session is registered already"));
             }
-            FromNode::Heartbeat(heartbeat) => {
+            FromNode::Heartbeat(mut heartbeat) => {
+                let leases = std::mem::take(&mut heartbeat.leases).into_iter().map(LeaseId);
+                if let Some(ended) = self.leases.look(&self.group, leases).await {
+                    self.send(ToNode::LeasesEnded(ended)).await?;
+                }
                 let heartbeat = self.heartbeat(heartbeat)?;
                 self.tell(Event::Heartbeat(self.node, heartbeat)).await?;
                 // News for the next session, which may have to be with a member that the node has not heard of.

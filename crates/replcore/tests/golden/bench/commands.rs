@@ -6,8 +6,8 @@ use goldenscript::Context;
 use replcore::{Event, Proposal, TransactionProposal};
 use std::str::FromStr;
 use types::{
-    Condition, Configuration, Epoch, Fence, FencingToken, Mutation, MutationKind, NodeId, PageQuery, PartitionId,
-    RecordKind, RequestId, Seq, Stamp, Term, Transaction, TransactionOperation, TransactionPart,
+    Condition, Configuration, Epoch, Fence, FencingToken, Lifetime, Mutation, MutationKind, NodeId, PageQuery,
+    PartitionId, RecordKind, RequestId, Seq, Stamp, Term, Transaction, TransactionOperation, TransactionPart,
 };
 
 /// Nodes are numbers; a link is `FROM-TO`, and a node stands for all its links.
@@ -287,7 +287,7 @@ impl goldenscript::Runner for Bench {
                 let value = value.clone().into();
                 let kind = match *ttl {
                     None => MutationKind::Put(value),
-                    Some(ttl_ms) => MutationKind::PutExpiring { value, ttl_ms },
+                    Some(ttl_ms) => MutationKind::PutExpiring { value, lifetime: Lifetime::Milliseconds(ttl_ms) },
                 };
                 let mutation = Mutation { key: key.clone().into(), kind, condition, fence: fence(with.as_deref())? };
                 self.mutate(*node, proposal(*id, mutation, *stamp, *forget), &mut out)?;

@@ -3,7 +3,7 @@
 use replcore::{
     Answer, Body, Collected, Effect, Fed, Message, NotFed, PersistRecord, Standing, TransactionBody, TransactionMessage,
 };
-use types::{AttemptId, Batch, Entry, Expiry, OperationResult, Record, RecordKey, RecordKind};
+use types::{AttemptId, Batch, Entry, Expiry, Lifetime, OperationResult, Record, RecordKey, RecordKind};
 
 pub(crate) fn message(message: &Message) -> String {
     let Message { term, body } = message;
@@ -67,7 +67,7 @@ pub(crate) fn entry(entry: &Entry) -> String {
     for change in batch.changes.iter().filter(|change| change.key.kind == RecordKind::Expiry) {
         let name = change.key.name.escape_ascii();
         match change.value.as_ref().map(Expiry::decode) {
-            Some(Ok(expiry)) => text.push_str(&format!(" {name} lives {} ms", expiry.ttl_ms)),
+            Some(Ok(expiry)) => text.push_str(&format!(" {name} lives {}", lifetime(expiry.lifetime))),
             Some(Err(_)) => text.push_str(&format!(" {name} lives malformed")),
             None => text.push_str(&format!(" {name} has no time")),
         }
@@ -129,7 +129,7 @@ pub(crate) fn effect(effect: &Effect) -> String {
         }
         Effect::ScanState { token, generation, .. } => format!("reads a page of {generation} for #{}", token.0),
         Effect::Expiring { key, expiry } => {
-            format!("counts {} ms for {}, version {}", expiry.ttl_ms, key.escape_ascii(), expiry.version)
+            format!("counts {} for {}, version {}", lifetime(expiry.lifetime), key.escape_ascii(), expiry.version)
         }
         Effect::ExpiryOver { keys } => {
             let keys: Vec<_> = keys.iter().map(|(key, version)| format!("{}@{version}", key.escape_ascii())).collect();
@@ -220,5 +220,12 @@ pub(crate) fn fed(fed: &Result<Fed, NotFed>) -> String {
         Err(NotFed::Compacted(oldest)) => format!("that it has nothing before {oldest}"),
         Err(NotFed::Beyond(end)) => format!("that only {end} is committed"),
         Err(NotFed::Refused(code)) => format!("nothing: {code:?}"),
+    }
+}
+
+fn lifetime(lifetime: Lifetime) -> String {
+    match lifetime {
+        Lifetime::Milliseconds(ttl_ms) => format!("{ttl_ms} ms"),
+        Lifetime::Lease(lease) => format!("as long as {lease}"),
     }
 }
