@@ -1,5 +1,6 @@
 //! The persist-and-send matrix: a crash right before and right after every kind of record that a replica writes and every
-//! kind of message that it sends, in everything that a replica can be when it does.
+//! kind of message that it sends, to other replicas or, for transactions, to other partitions, in everything that a replica
+//! can be when it does.
 //!
 //! Each cell is run in worlds with faults of their own, until the trap has sprung in several of them; then the world goes
 //! on, is healed, and must hold all invariants, be linearizable and come to rest, as every world. A cell that no world
@@ -10,7 +11,7 @@ use crate::world::{Report, run_trapped};
 use crate::{Keep, Scenario, Violation};
 use std::collections::BTreeSet;
 
-use Act::{Sends, Writes};
+use Act::{Sends, Tells, Writes};
 use Role::{Follower, None as Nothing, OutOfService, Serving, Starting, TakingOver};
 
 /// What replicas do, and what they are when they do it. Everything that sixty storms meet is here; a test holds that.
@@ -32,6 +33,14 @@ pub const ACTS: &[(Act, &[Role])] = &[
     (Sends("prepared"), &[OutOfService, Follower, TakingOver, Starting]),
     (Sends("seal"), &[TakingOver]),
     (Sends("sealed"), &[Follower, TakingOver, Starting]),
+    (Tells("abort"), &[Serving]),
+    (Tells("ask"), &[Serving]),
+    (Tells("commit"), &[Serving]),
+    (Tells("done"), &[Serving]),
+    (Tells("fenced"), &[Serving]),
+    (Tells("no"), &[Serving]),
+    (Tells("prepare"), &[Serving]),
+    (Tells("yes"), &[Serving]),
 ];
 
 /// Worlds in which each cell is run.

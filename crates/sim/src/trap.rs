@@ -15,6 +15,8 @@ pub enum Act {
     Writes(&'static str),
     /// A message of this kind is sent.
     Sends(&'static str),
+    /// A message of this kind goes to another partition: a step of a transaction (P25–P27).
+    Tells(&'static str),
 }
 
 /// What the replica is once the step has been taken that the act belongs to.
@@ -59,6 +61,7 @@ impl fmt::Display for Act {
         match self {
             Act::Writes(kind) => write!(f, "writes {kind}"),
             Act::Sends(kind) => write!(f, "sends {kind}"),
+            Act::Tells(kind) => write!(f, "tells {kind}"),
         }
     }
 }
@@ -73,6 +76,7 @@ impl Act {
                 PersistRecord::Append { .. } => "append",
             })),
             Effect::Send { message, .. } => Some(Act::Sends(message.body.name())),
+            Effect::SendToPartition { message, .. } => Some(Act::Tells(message.body.name())),
             _ => None,
         }
     }
