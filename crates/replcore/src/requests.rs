@@ -74,7 +74,9 @@ impl Requests {
     pub(crate) fn append(&mut self, seq: Seq, batch: &Batch) {
         if let Some(request) = batch.request {
             self.remember(seq, request);
-            self.transactions.extend(batch.transaction.clone().map(|outcome| (request.id, outcome)));
+            // What was read from a message or the log shares its memory with all that came along.
+            let outcome = batch.transaction.as_deref().map(Bytes::copy_from_slice);
+            self.transactions.extend(outcome.map(|outcome| (request.id, outcome)));
         }
         if let Some(stamp) = batch.forgotten_before {
             self.forgetting.push_back((seq, stamp));

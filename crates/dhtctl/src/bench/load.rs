@@ -93,7 +93,7 @@ impl Load {
         let keys: Vec<Bytes> = (0..flags.keys).map(|number| Bytes::from(format!("bench-{number:08}"))).collect();
         let partners = match flags.workload {
             Workload::Txn1 | Workload::Txn2 | Workload::Read2 => partners(&client, &keys, flags.workload),
-            Workload::Put | Workload::Get | Workload::Mixed => Vec::new(),
+            Workload::Put | Workload::Get | Workload::Mixed | Workload::Txn => Vec::new(),
         };
         Load {
             client,
@@ -151,7 +151,9 @@ impl Load {
             let transaction = self.client.transaction().put(key, self.value.clone()).put(partner, self.value.clone());
             return transaction.commit().await.map(drop);
         }
-        if write {
+        if self.workload == Workload::Txn {
+            self.client.transaction().put(key, self.value.clone()).commit().await.map(drop)
+        } else if write {
             self.client.put(key, self.value.clone(), Condition::None).await.map(drop)
         } else {
             self.client.get(key).await.map(drop)
@@ -199,7 +201,7 @@ async fn work(load: Arc<Load>, number: u32, until: Instant) -> Seen {
         random = xorshift(random);
         let at = ((random >> 16) % load.keys.len() as u64) as usize;
         let write = match load.workload {
-            Workload::Put | Workload::Txn1 | Workload::Txn2 => true,
+            Workload::Put | Workload::Txn | Workload::Txn1 | Workload::Txn2 => true,
             Workload::Get | Workload::Read2 => false,
             Workload::Mixed => random & 1 == 0,
         };

@@ -29,6 +29,8 @@ pub(crate) enum Workload {
     Get,
     /// Read and write by halves; the keys are written first.
     Mixed,
+    /// Write, as a transaction.
+    Txn,
     /// Write two keys of one partition at once.
     Txn1,
     /// Write two keys of different partitions at once.
@@ -43,6 +45,7 @@ impl Workload {
             Workload::Put => "put",
             Workload::Get => "get",
             Workload::Mixed => "mixed",
+            Workload::Txn => "txn",
             Workload::Txn1 => "txn1",
             Workload::Txn2 => "txn2",
             Workload::Read2 => "read2",
