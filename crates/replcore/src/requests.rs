@@ -216,3 +216,23 @@ fn encode_stamp(stamp: Stamp) -> Bytes {
     put_varint(&mut out, stamp.0);
     out.freeze()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a few bytes that keep the whole message they came with in memory, as long as they are remembered.
+    #[test]
+    fn an_outcome_has_memory_of_its_own() {
+        let message = Bytes::from(vec![7; 1_000]);
+        let id = RequestId { client: 1, counter: 1 };
+        let outcome = WriteOutcome { version: Seq(5), replaced: false };
+        let request = Some(Remembered { id, stamp: Stamp(1), outcome });
+        let batch = Batch { request, transaction: Some(message.slice(3..6)), ..Batch::default() };
+        let mut requests = Requests::default();
+        requests.append(Seq(5), &batch);
+        let remembered = requests.transaction(id).expect("it was just appended");
+        assert_eq!(remembered, message.slice(3..6));
+        assert!(!message.as_ptr_range().contains(&remembered.as_ptr()));
+    }
+}

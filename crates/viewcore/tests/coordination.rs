@@ -370,3 +370,19 @@ proptest! {
         }
     }
 }
+
+/// Guards against a member that takes a lease which it has not heard of yet for one that has ended: keys that are bound to
+/// it would go.
+#[test]
+fn only_what_was_granted_can_have_ended() {
+    let mut coordination = Coordination::default();
+    let mut apply = |request: Request| coordination.apply(&request, &mut BTreeSet::new()).map(drop);
+    for counter in 1..=2 {
+        assert!(apply(Request::Grant { request: RequestId { client: 1, counter }, ttl_ms: 1_000 }).is_ok());
+    }
+    assert!(apply(Request::Revoke(LeaseId(1))).is_ok());
+    for leases in [coordination.leases(), restored(&coordination).leases()] {
+        let ended = [1, 2, 3].map(|lease| leases.has_ended(LeaseId(lease)));
+        assert_eq!((ended, leases.ended_count()), ([true, false, false], 1));
+    }
+}
