@@ -3,7 +3,9 @@
 
 pub mod load;
 pub mod playground;
+mod ports;
 pub mod storage_node;
 
 pub use load::Load;
 pub use playground::{Playground, Process, Role};
+pub use ports::free_address;

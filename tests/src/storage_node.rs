@@ -4,7 +4,6 @@ use crate::playground::{dhtctl, signal};
 use anyhow::{Context, Result};
 use client::{Leaders, NodeStatus};
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -32,7 +31,7 @@ impl StorageNode {
     /// # Errors
     /// Where the process can't be started.
     pub fn start(leaders: &[String], data_dir: PathBuf, variables: &[(&str, &str)]) -> Result<StorageNode> {
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let address = crate::free_address()?;
         let variables: Vec<_> = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let leaders = leaders.join(",");
         let child = spawn(&leaders, &address, &data_dir, &variables)?;

@@ -3,10 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use client::{Client, Options};
 use e2e::playground::{await_condition, dhtctl};
-use e2e::{Load, Playground, Role};
+use e2e::{Load, Playground, Role, free_address};
 use serde_json::Value;
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -44,10 +43,6 @@ impl Member {
     fn said(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
-}
-
-fn free_address() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
 /// `dhtctl leaders …` about the group of which `leader` is one.

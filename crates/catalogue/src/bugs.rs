@@ -63,6 +63,10 @@ pub const REFERENCES: &[(&str, &str)] = &[
         "https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html",
     ),
     ("Jepsen, VoltDB 6.3: dirty reads", "https://aphyr.com/posts/331-jepsen-voltdb-6-3"),
+    (
+        "Cloudflare, etcd without a leader behind a half-broken switch",
+        "https://blog.cloudflare.com/a-byzantine-failure-in-the-real-world/",
+    ),
 ];
 
 const fn test(package: &'static str, target: &'static str, filter: &'static str) -> Catcher {
@@ -230,6 +234,12 @@ pub const BUGS: &[Bug] = &[
         "P2",
         &[25],
         &[test("viewleader", "lib", "nothing_is_acknowledged_after_a_failed_sync")],
+    ),
+    bug(
+        "viewleader::ElectionUnasked",
+        "elections",
+        &[41],
+        &[test("viewleader", "partitions", "who_hears_no_leader_deposes_nobody")],
     ),
     bug(
         "viewleader::VotePurged",

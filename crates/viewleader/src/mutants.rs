@@ -6,6 +6,8 @@ types::mutants! {
     VoteUnsynced,
     /// Entries are acknowledged before they are on disk.
     EntriesUnsynced,
+    /// Who hears no leader stands for election without asking first whether anybody would vote for it.
+    ElectionUnasked,
     /// The vote goes with the entries that are purged.
     VotePurged,
 }

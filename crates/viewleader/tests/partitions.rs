@@ -97,10 +97,8 @@ async fn more_changes(seen: &Seen, tasks: &[JoinHandle<()>]) {
     .await;
 }
 
-/// Guards against two leaders whose views of one epoch differ, and against an acknowledged change that is lost when
-/// leaders are cut off, killed or deposed without knowing it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_view_splits_and_no_change_is_lost() {
+/// Three members whose ways to each other can be cut.
+async fn wired() -> (Cluster, Vec<String>, Links) {
     let mut cluster = Cluster::new(3);
     let addresses: Vec<String> = cluster.members.iter().map(|member| member.config.advertise.clone()).collect();
     let links = Links::new(&addresses).await;
@@ -108,6 +106,56 @@ async fn no_view_splits_and_no_change_is_lost() {
         member.route = links.route(place, &addresses);
         member.start();
     }
+    (cluster, addresses, links)
+}
+
+/// The leader's place, its term, and how far it has applied.
+async fn reign(cluster: &Cluster) -> (usize, u64, u64) {
+    let place = cluster.leader().await;
+    let status = soon("a status", cluster.members[place].client().status(v1::StatusRequest {})).await.unwrap();
+    let status = status.into_inner();
+    let leader = status.members.iter().find(|member| member.role == "leader").unwrap();
+    (place, leader.raft_term, leader.last_applied)
+}
+
+/// Guards against a member that, cut off from the leader's voice, asks for votes again and again, and so deposes the
+/// leader that all others hear.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hears_no_leader_deposes_nobody() {
+    let (cluster, _, links) = wired().await;
+    let (leader, term, _) = reign(&cluster).await;
+    let victim = (leader + 1) % 3;
+    let met = links.held();
+    links.cut_only(|_, to| to == victim);
+    // A connection in vain lasts a second and a half, some elections' time.
+    soon("the cut meets connections", async {
+        while links.held() < met + 6 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    links.cut_only(|_, _| false);
+    let (_, _, applied) = reign(&cluster).await;
+    soon("the member hears the leader again", async {
+        loop {
+            let status = cluster.members[victim].client().status(v1::StatusRequest {}).await.unwrap().into_inner();
+            let own = status.members.iter().find(|member| member.address == cluster.members[victim].config.advertise);
+            if own.is_some_and(|own| own.role == "follower" && own.last_applied >= applied) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let (leads_now, term_now, _) = reign(&cluster).await;
+    assert_eq!((leads_now, term_now), (leader, term), "leader and term changed, and nobody had lost them");
+}
+
+/// Guards against two leaders whose views of one epoch differ, and against an acknowledged change that is lost when
+/// leaders are cut off, killed or deposed without knowing it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_view_splits_and_no_change_is_lost() {
+    let (mut cluster, addresses, links) = wired().await;
     let mut node = Node::new(1).await;
     let _session = node.join(&cluster).await;
     let node_id = NodeId(node.register.node);

@@ -1,6 +1,7 @@
 //! One member of the group, as the rest of this crate sees it: propose, read, and watch.
 
 use super::board::Board;
+use super::elections;
 use super::keep;
 use super::log::LogStore;
 use super::machine::Machine;
@@ -23,10 +24,10 @@ use tokio::task::JoinSet;
 use viewcore::{ClusterState, Command, Outcome};
 
 const HEARTBEAT_MS: u64 = 100;
-const ELECTION_MIN_MS: u64 = 500;
-const ELECTION_MAX_MS: u64 = 1000;
+/// How long an answer to a vote may take.
+const VOTE_TIMEOUT_MS: u64 = 400;
 /// A leader that no majority has answered for this long leads nobody: its nodes should look for another.
-const QUORUM_SILENCE_MS_MAX: u64 = 2 * ELECTION_MAX_MS;
+const QUORUM_SILENCE_MS_MAX: u64 = 2000;
 /// Log entries between two snapshots. A large cluster's change of view has hundreds of kilobytes.
 const SNAPSHOT_EVERY: u64 = 1000;
 /// Log entries kept behind a snapshot, for members that are a little behind.
@@ -85,8 +86,8 @@ pub(crate) struct Group {
     pub(super) roster: watch::Receiver<Arc<Roster>>,
     /// Held by who changes the members.
     pub(super) changing: Arc<Mutex<()>>,
+    pub(super) log: LogStore,
     name: Arc<str>,
-    log: LogStore,
     state: watch::Receiver<Arc<ClusterState>>,
     board: Board,
     leadership: watch::Receiver<Leadership>,
@@ -116,8 +117,11 @@ impl Group {
         let config = Config {
             cluster_name: "viewleaders".into(),
             heartbeat_interval: HEARTBEAT_MS,
-            election_timeout_min: ELECTION_MIN_MS,
-            election_timeout_max: ELECTION_MAX_MS,
+            // Elections begin in `elections` alone. What these two are left for: the one bounds the wait for a vote, the
+            // other is how long a vote is refused after a leader was heard.
+            enable_elect: false,
+            election_timeout_min: VOTE_TIMEOUT_MS,
+            election_timeout_max: elections::LEASE.as_millis() as u64,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
             max_in_snapshot_log_to_keep: LOGS_KEPT,
             replication_lag_threshold: 2 * SNAPSHOT_EVERY,
@@ -151,6 +155,7 @@ impl Group {
             failure,
         };
         tokio::spawn(keep::keep_members(group.clone()));
+        tokio::spawn(elections::stand_for_election(group.clone()));
         Ok(group)
     }
 

@@ -159,6 +159,11 @@ impl LogStore {
         self.writer.shutdown()
     }
 
+    /// Where the log ends: its last entry, or what was purged last.
+    pub(super) fn last_id(&self) -> Option<LogId> {
+        self.state().last()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

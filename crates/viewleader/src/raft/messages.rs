@@ -1,5 +1,6 @@
 //! What members say to each other. Every message says who speaks, from which data directory, and to whom.
 
+use super::LogId;
 use super::codec::{self, CodecError};
 use crate::identity::{DirectoryId, MemberId};
 use serde::de::DeserializeOwned;
@@ -43,6 +44,19 @@ impl<T: DeserializeOwned> Envelope<T> {
 pub(super) struct Hello {
     /// The list that the asking member was started with.
     pub(super) peers: Vec<String>,
+}
+
+/// Would you vote for me, if I stood for election now?
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct PreVote {
+    /// Where the asking member's log ends.
+    pub(super) last_log: Option<LogId>,
+}
+
+/// The answer to [`PreVote`]; it promises nothing.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct PreVoteReply {
+    pub(super) granted: bool,
 }
 
 /// The answer to [`Hello`].

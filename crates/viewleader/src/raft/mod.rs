@@ -5,6 +5,7 @@
 //! - [`board`]: leases and locks, as the state machine has them.
 //! - [`network`] and [`service`]: the members' messages, each with who sends it, to whom, from which directory.
 //! - [`bootstrap`]: how a group begins.
+//! - [`elections`]: when a member stands for election.
 //! - [`roster`], [`change`] and [`keep`]: who the members are, and how that changes.
 //! - [`group`]: what the rest of this crate uses.
 
@@ -12,6 +13,7 @@ mod board;
 mod bootstrap;
 mod change;
 mod codec;
+mod elections;
 mod group;
 mod keep;
 mod log;

@@ -1,7 +1,7 @@
 //! The sending side of members' messages.
 
 use super::GroupTypes;
-use super::messages::{Envelope, Hello, HelloReply};
+use super::messages::{Envelope, Hello, HelloReply, PreVote, PreVoteReply};
 use super::roster::MemberNode;
 use crate::identity::{DirectoryId, Identity, MemberId};
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Timeout, Unreachable};
@@ -91,6 +91,7 @@ impl From<tonic::Status> for NoAnswer {
 #[derive(Clone, Copy, Debug)]
 enum Method {
     AppendEntries,
+    PreVote,
     Vote,
     InstallSnapshot,
     Hello,
@@ -125,6 +126,7 @@ impl Line {
         let answered = tokio::time::timeout(timeout, async {
             match method {
                 Method::AppendEntries => client.append_entries(request).await,
+                Method::PreVote => client.pre_vote(request).await,
                 Method::Vote => client.vote(request).await,
                 Method::InstallSnapshot => client.install_snapshot(request).await,
                 Method::Hello => client.hello(request).await,
@@ -149,6 +151,14 @@ impl Line {
         let peers = self.network.identity.founders().to_vec();
         let reply: Envelope<HelloReply> = self.ask(Method::Hello, Hello { peers }, timeout).await?;
         Ok((reply.directory, reply.content))
+    }
+
+    /// Asks the member whether it would vote for this one.
+    pub(super) async fn pre_vote(&mut self, asked: PreVote, timeout: Duration) -> Result<PreVoteReply, NoAnswer> {
+        let reply: Envelope<PreVoteReply> = self.ask(Method::PreVote, asked, timeout).await?;
+        let met = self.network.identity.meet(reply.from, reply.directory);
+        met.map_err(|error| NoAnswer::Refused(error.to_string()))?;
+        Ok(reply.content)
     }
 
     async fn call<Q, A, E>(
@@ -185,7 +195,7 @@ impl Line {
                 Err(match error {
                     NoAnswer::Late => {
                         let action = match method {
-                            Method::Vote => RPCTypes::Vote,
+                            Method::Vote | Method::PreVote => RPCTypes::Vote,
                             Method::AppendEntries | Method::Hello => RPCTypes::AppendEntries,
                             Method::InstallSnapshot => RPCTypes::InstallSnapshot,
                         };

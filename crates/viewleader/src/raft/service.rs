@@ -2,8 +2,9 @@
 
 use super::Raft;
 use super::codec::CodecError;
+use super::elections::Standing;
 use super::log::LogStore;
-use super::messages::{Envelope, Hello, HelloReply};
+use super::messages::{Envelope, Hello, HelloReply, PreVote, PreVoteReply};
 use super::network::REMOVED;
 use super::roster::{MemberNode, Roster};
 use crate::Error;
@@ -130,6 +131,12 @@ impl RaftMethods for RaftService {
         let answer = self.raft.append_entries(content).await;
         self.note_begun()?;
         self.reply(&envelope, answer)
+    }
+
+    async fn pre_vote(&self, request: Request<RaftBody>) -> Result<Response<RaftBody>, Status> {
+        let (envelope, PreVote { last_log }) = self.admit(request.get_ref())?;
+        let standing = Standing::of(&self.raft, &self.log).await.map_err(Status::unavailable)?;
+        self.reply(&envelope, PreVoteReply { granted: standing.would_vote_for(last_log) })
     }
 
     async fn vote(&self, request: Request<RaftBody>) -> Result<Response<RaftBody>, Status> {

@@ -6,6 +6,7 @@ pub mod links;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -107,6 +108,20 @@ pub fn client(address: &str) -> LeadersClient<Channel> {
     LeadersClient::new(Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy())
 }
 
+/// A free address that stays free while a member is down: outgoing connections take their ports from above these, and no
+/// two tests of this process get the same.
+pub fn free_address() -> String {
+    const PORTS: std::ops::Range<u16> = 10_000..20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let turn = u32::from(NEXT.fetch_add(1, Ordering::Relaxed)).wrapping_add(std::process::id().wrapping_mul(97));
+        let port = PORTS.start + u16::try_from(turn % u32::from(PORTS.end - PORTS.start)).unwrap();
+        if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().unwrap().to_string();
+        }
+    }
+}
+
 /// A group in a temporary directory.
 pub struct Cluster {
     pub members: Vec<Member>,
@@ -120,8 +135,7 @@ impl Cluster {
             daemon::logging::init(None, daemon::logging::LogFormat::Text).unwrap();
         }
         let directory = tempfile::tempdir().unwrap();
-        let held: Vec<_> = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let peers: Vec<String> = held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
+        let peers: Vec<String> = (0..count).map(|_| free_address()).collect();
         let mut cluster = Cluster { members: Vec::new(), directory };
         for address in &peers {
             cluster.push(address, peers.clone());
@@ -131,8 +145,7 @@ impl Cluster {
 
     /// One more member, not started yet, at a free port.
     pub fn add(&mut self) {
-        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        self.push(&held.local_addr().unwrap().to_string(), Vec::new());
+        self.push(&free_address(), Vec::new());
     }
 
     fn push(&mut self, address: &str, peers: Vec<String>) {
