@@ -10,6 +10,7 @@
 //! * [`state`] is one instant of it, and its fingerprint; [`node`] a storage node in it;
 //! * [`action`] is what can happen next, and what follows;
 //! * [`history`] remembers what was promised to whom, and says which property a step broke;
+//! * [`pair`] has the worlds of transactions, over two partitions;
 //! * [`explore`] runs a world to its end and counts.
 //!
 //! A message that is lost is one that never arrives, so losses cost no states of their own. Repetition by ticks is left
@@ -21,5 +22,6 @@ pub mod action;
 pub mod explore;
 pub mod history;
 pub mod node;
+pub mod pair;
 pub mod state;
 pub mod world;

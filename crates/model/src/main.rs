@@ -2,8 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a command-line program's output")]
 
 use clap::Parser;
-use model::explore::explore;
-use model::world::{WORLDS, World};
+use model::explore::Any;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use std::time::Duration;
 struct Arguments {
     /// Only this world.
     #[arg(long, value_parser = world)]
-    world: Option<World>,
+    world: Option<Any>,
     /// Those too that take longer than a minute.
     #[arg(long)]
     large: bool,
@@ -28,9 +27,9 @@ struct Arguments {
     mutant: Option<replcore::mutants::Mutant>,
 }
 
-fn world(text: &str) -> Result<World, String> {
-    let names: Vec<_> = WORLDS.iter().map(|world| world.name).collect();
-    World::named(text).ok_or_else(|| format!("there are {}", names.join(", ")))
+fn world(text: &str) -> Result<Any, String> {
+    let names: Vec<_> = Any::all().map(|world| world.name()).collect();
+    Any::named(text).ok_or_else(|| format!("there are {}", names.join(", ")))
 }
 
 #[cfg(feature = "mutants")]
@@ -46,19 +45,23 @@ fn main() -> ExitCode {
     let mutant = arguments.mutant;
     #[cfg(not(feature = "mutants"))]
     let mutant = None;
-    let chosen: Vec<World> = match arguments.world {
+    let chosen: Vec<Any> = match arguments.world {
         Some(world) => vec![world],
-        None => WORLDS.iter().filter(|world| arguments.large || !world.large).copied().collect(),
+        None => Any::all().filter(|world| arguments.large || !world.is_large()).collect(),
     };
     println!("{:<20} {:>12} {:>12} {:>6} {:>9}  what", "world", "states", "steps", "depth", "seconds");
     let mut held = true;
     for world in chosen {
         let limit = Duration::from_secs(arguments.seconds_max);
-        let explored = explore(world.with(mutant), arguments.threads.into(), limit);
+        let explored = world.with(mutant).explore(arguments.threads.into(), limit);
         let seconds = explored.took.as_secs_f64();
         println!(
             "{:<20} {:>12} {:>12} {:>6} {seconds:>9.1}  {}",
-            world.name, explored.states, explored.steps, explored.depth, world.what
+            world.name(),
+            explored.states,
+            explored.steps,
+            explored.depth,
+            world.what()
         );
         if !explored.finished {
             println!("  given up: there is more");

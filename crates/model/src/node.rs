@@ -1,17 +1,18 @@
 //! A storage node: its replica while a process runs, and its disk.
 
 use crate::state::hash_of;
-use crate::world::PARTITION;
 use bytes::Bytes;
 use replcore::{MalformedRecord, PersistIndex, PersistRecord, Recovery, Replica, Settings, State, StateDamaged};
 use std::sync::Arc;
-use types::{EntryId, Epoch, Generation, Incarnation, NodeId, Record, RecordKey, RecordKind, Term, View};
+use types::{EntryId, Epoch, Generation, Incarnation, NodeId, PartitionId, Record, RecordKey, RecordKind, Term, View};
 
 /// A storage node.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// Its id.
     pub id: NodeId,
+    /// The partition whose replica it has.
+    pub partition: PartitionId,
     /// Its start count.
     pub incarnation: Incarnation,
     /// The process, while there is one.
@@ -42,9 +43,10 @@ impl State for EmptyState {
 
 impl Node {
     /// A node that has just registered for the first time.
-    pub(crate) fn new(id: NodeId, accepted_at: Epoch) -> Node {
+    pub(crate) fn new(id: NodeId, partition: PartitionId, accepted_at: Epoch) -> Node {
         let mut node = Node {
             id,
+            partition,
             incarnation: Incarnation(1),
             replica: None,
             durable: Recovery::default(),
@@ -61,7 +63,7 @@ impl Node {
     pub(crate) fn start(&mut self, accepted_at: Epoch) -> Result<(), MalformedRecord> {
         // Bounds that are never reached, so that what can happen depends on the protocol alone.
         let recovered = self.durable.clone().finish(EntryId::ZERO, Vec::new())?;
-        self.replica = Some(Replica::new(self.id, PARTITION, accepted_at, Settings::default(), recovered)?);
+        self.replica = Some(Replica::new(self.id, self.partition, accepted_at, Settings::default(), recovered)?);
         Ok(())
     }
 
@@ -86,6 +88,11 @@ impl Node {
     /// The start of `peer` that this node would address.
     pub(crate) fn known_incarnation(&self, peer: NodeId) -> Option<Incarnation> {
         Some(self.view.as_ref()?.nodes.get(&peer)?.incarnation)
+    }
+
+    /// As of the last [`Node::rehash`].
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.hash
     }
 
     pub(crate) fn rehash(&mut self) {

@@ -51,6 +51,11 @@ impl Group {
         Group { state, hash }
     }
 
+    /// The same for equal states.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.hash
+    }
+
     /// The partition's configuration now.
     pub fn configuration(&self) -> &Arc<Configuration> {
         let view = self.state.view().expect("the group is bootstrapped");

@@ -65,7 +65,7 @@ pub(crate) const NOTHING: World = World {
     mutant: None,
 };
 
-/// All of them. A world for transactions takes its place here once there are any.
+/// All of them but those of transactions, which are [`crate::pair::PAIRS`].
 pub const WORLDS: &[World] = &[
     World { name: "writes", what: "two writes, a message that comes twice", writes: 2, duplicates: 1, ..NOTHING },
     World { name: "retry", what: "a write, its retry, a read", writes: 1, retries: 1, reads: 1, ..NOTHING },
@@ -150,19 +150,8 @@ pub const WORLDS: &[World] = &[
 ];
 
 impl World {
-    /// The world with this name.
-    pub fn named(name: &str) -> Option<World> {
-        WORLDS.iter().find(|world| world.name == name).copied()
-    }
-
-    /// The same with one rule broken.
-    #[must_use]
-    pub fn with(self, mutant: Option<Mutant>) -> World {
-        World { mutant, ..self }
-    }
-
     /// Breaks the rule on this thread: the checker has threads of its own.
-    fn break_rule(mutant: Option<Mutant>) {
+    pub(crate) fn break_rule(mutant: Option<Mutant>) {
         #[cfg(feature = "mutants")]
         replcore::mutants::set(mutant);
         #[cfg(not(feature = "mutants"))]
@@ -184,7 +173,7 @@ impl World {
             let registration = registration(None, Incarnation(1), BootNonce(number), Epoch(0), Term(0));
             let accepted_at = group.epoch();
             group.apply(&Command::Register(registration)).expect("a new node may register");
-            nodes.push(Arc::new(Node::new(NodeId(number), accepted_at)));
+            nodes.push(Arc::new(Node::new(NodeId(number), PARTITION, accepted_at)));
         }
         let first = vec![(PARTITION, (1..=3).map(NodeId).collect())];
         let change = Change { placements: first, ..Change::new(group.epoch(), Cause::FirstMap) };

@@ -8,7 +8,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use types::NodeId;
+use types::{Incarnation, NodeId};
 
 /// Files of a storage node that are damaged, and bytes in each.
 const FILES: usize = 2;
@@ -45,9 +45,13 @@ pub(super) async fn run(stage: &mut Stage<'_>, role: Role) -> Result<String, Err
     stage.cluster.terminate(target).await?;
     let flipped = flip(stage, target, role)?;
     let said_before = said(stage, target).len();
+    let before = match known {
+        Known::Node(node) => start_of(stage, node).await,
+        Known::Member(_) => None,
+    };
     stage.cluster.start_at(target).await?;
     stage.cluster.expect_down(&[target], true);
-    let what = match refusal(stage, target).await? {
+    let what = match refusal(stage, target, before).await? {
         None => match said(stage, target)[said_before..].lines().filter(|line| line.contains("damaged")).count() {
             0 => match flipped.vital {
                 Some(vital) => {
@@ -77,8 +81,14 @@ fn said(stage: &Stage<'_>, target: usize) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// How the process refused its files; `None` once it has been accepted with them.
-async fn refusal(stage: &mut Stage<'_>, target: usize) -> Result<Option<String>, Error> {
+/// The start of this node that was accepted last, as far as the viewleaders say.
+async fn start_of(stage: &mut Stage<'_>, node: NodeId) -> Option<Incarnation> {
+    let status = stage.cluster.leaders().status().await.ok()?;
+    status.nodes.iter().find(|there| there.info.id == node).map(|there| there.info.incarnation)
+}
+
+/// How the process refused its files; `None` once it has been accepted with them: a node with a later start than `before`.
+async fn refusal(stage: &mut Stage<'_>, target: usize, before: Option<Incarnation>) -> Result<Option<String>, Error> {
     let began = Instant::now();
     let address = stage.cluster.slot(target).address();
     let mut accepted = false;
@@ -87,7 +97,8 @@ async fn refusal(stage: &mut Stage<'_>, target: usize) -> Result<Option<String>,
             return stage.cluster.await_end(target, REFUSES_WITHIN).await.map(Some);
         }
         if let Ok(status) = stage.cluster.leaders().status().await {
-            let is_node = status.nodes.iter().any(|node| node.info.address == address && node.info.alive);
+            let is_it = |info: &types::NodeInfo| info.address == address && info.alive;
+            let is_node = status.nodes.iter().any(|node| is_it(&node.info) && Some(node.info.incarnation) > before);
             let is_there = |role: &str| role != "unreachable";
             let is_member = status.members.iter().any(|it| it.address == address && is_there(&it.role));
             accepted = is_node || is_member;
@@ -152,13 +163,18 @@ fn flip(stage: &mut Stage<'_>, target: usize, role: Role) -> Result<Flipped, Err
     }
 }
 
-/// All files but those that nobody reads: the lock, and what a crash has left beside the file it was to replace.
+/// All files but those that nobody reads: the lock, what a crash has left beside the file it was to replace, segments of
+/// the log that wait to be used again, and a state that was put aside because it was damaged.
 fn list(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), Error> {
     for entry in fs::read_dir(directory).map_err(Error::file(directory))? {
         let path = entry.map_err(Error::file(directory))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name == "LOCK" || name.contains(".quarantine-") || name.ends_with(".new") || name.ends_with(".spare") {
+            continue;
+        }
         if path.is_dir() {
             list(&path, files)?;
-        } else if path.file_name().is_some_and(|name| name != "LOCK") && path.extension() != Some("new".as_ref()) {
+        } else {
             files.push(path);
         }
     }

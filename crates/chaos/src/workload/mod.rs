@@ -4,10 +4,10 @@
 //! over what was written down. What was not answered stays *unknown* for ever: it may have happened, may still happen,
 //! or may never.
 //!
-//! To add one: a file with a type that is a [`Workload`], and a line in `WORKLOADS`. Bank transfers wait for transactions;
-//! their checker is there (`check::bank`).
+//! To add one: a file with a type that is a [`Workload`], and a line in `WORKLOADS`.
 
 mod appends;
+mod bank;
 mod counters;
 mod locks;
 mod record;
@@ -56,6 +56,7 @@ pub(crate) const WORKLOADS: &[(&str, &str, Make)] = &[
         locks::make,
     ),
     ("watches", "few keys, written and watched, with cursors: every change once and in order", watches::make),
+    ("bank", "transfers between accounts in transactions, and reads of all: no money appears or is lost", bank::make),
     ("appends", "lists that grow by compare-and-set: no element lost, doubled or out of order", appends::make),
 ];
 

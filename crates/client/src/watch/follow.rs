@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use types::{NodeId, PartitionId, Seq, View};
+use types::{Epoch, NodeId, PartitionId, Seq, View};
 use wire::v1;
 
 /// Partitions asked where they are at a time; and those whose content is being read.
@@ -57,6 +57,8 @@ pub(super) struct Follower {
     missing: usize,
     /// Partitions that have begun and are not followed, and when to ask for them.
     unserved: BTreeMap<PartitionId, Instant>,
+    /// The epoch of the view by which partitions are followed.
+    followed: Epoch,
 }
 
 /// One watched partition.
@@ -92,6 +94,7 @@ impl Follower {
         let after: BTreeMap<_, _> = after.into_iter().filter(|(id, _)| partitions.contains_key(id)).collect();
         let to_begin: VecDeque<_> = watched.iter().copied().filter(|id| !after.contains_key(id)).collect();
         let missing = to_begin.len();
+        let followed = client.view().epoch;
         Follower {
             client,
             what,
@@ -106,6 +109,7 @@ impl Follower {
             beginning: FuturesUnordered::new(),
             missing,
             unserved: after.into_keys().map(|id| (id, Instant::now())).collect(),
+            followed,
         }
     }
 
@@ -121,7 +125,11 @@ impl Follower {
         }
         loop {
             self.begin();
+            // A view that came while something else was being done counts too.
             let view = self.client.view();
+            if view.epoch > self.followed {
+                self.follow_view(&view);
+            }
             self.subscribe(&view);
             let again = self.unserved.values().min().copied();
             let views = self.client.views().clone();
@@ -133,7 +141,7 @@ impl Follower {
                     // Never: `hear` is ours.
                     None => return Ok(()),
                 },
-                () = views.newer_than(view.epoch) => self.follow_view(),
+                () = views.newer_than(view.epoch) => {}
                 () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
                 () = self.out.closed() => return Err(Unwanted),
             }
@@ -249,8 +257,8 @@ impl Follower {
     }
 
     /// Partitions with another primary are followed there, and those that were refused are asked for at once.
-    fn follow_view(&mut self) {
-        let view = self.client.view();
+    fn follow_view(&mut self, view: &View) {
+        self.followed = view.epoch;
         let now = Instant::now();
         self.unserved.values_mut().for_each(|at| *at = now);
         for (id, partition) in &mut self.partitions {
