@@ -51,8 +51,10 @@ pub(super) async fn run(stage: &mut Stage<'_>, role: Role) -> Result<String, Err
     };
     stage.cluster.start_at(target).await?;
     stage.cluster.expect_down(&[target], true);
+    // "Damaged" is a part of the data, "corrupt" a store that is put aside as a whole.
+    let notices = |line: &&str| line.contains("damaged") || line.contains("corrupt");
     let what = match refusal(stage, target, before).await? {
-        None => match said(stage, target)[said_before..].lines().filter(|line| line.contains("damaged")).count() {
+        None => match said(stage, target)[said_before..].lines().filter(notices).count() {
             0 => match flipped.vital {
                 Some(vital) => {
                     let name = stage.name(target);
