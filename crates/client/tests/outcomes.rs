@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+#[allow(dead_code, reason = "other tests need more of them")]
 mod fakes;
 
 use client::{Client, DeleteOutcome, Error, Options, PutOutcome};
@@ -61,7 +62,7 @@ async fn a_retry_carries_the_same_id() {
 async fn silence_is_an_unknown_outcome_for_a_write_and_none_for_a_read() {
     let node = node(1, |_| Act::Silence);
     let (views, _) = watch::channel(view(1, &[(1, node.address())]));
-    let (client, _leader) = client(&views, Duration::from_millis(50)).await;
+    let (client, _leader) = client(&views, Duration::from_secs(1)).await;
     let error = client.put("k", "v", Condition::None).await.unwrap_err();
     assert!(matches!(error, Error::Unknown { .. }), "{error}");
     let error = client.get("k").await.unwrap_err();

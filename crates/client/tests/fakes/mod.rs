@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream, WatchStream};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnboundedReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, Streaming};
 use types::{ClusterId, Configuration, Epoch, ErrorCode, Incarnation, NodeId, NodeInfo, PartitionCount, Term, View};
 use wire::v1;
@@ -169,6 +169,7 @@ pub(crate) struct Node {
     pub(crate) running: Running,
     pub(crate) batches: Arc<Mutex<Vec<v1::RequestBatch>>>,
     pub(crate) arrivals: mpsc::UnboundedReceiver<v1::Request>,
+    pub(crate) subscriptions: mpsc::UnboundedReceiver<v1::Subscription>,
 }
 
 impl Node {
@@ -184,9 +185,10 @@ impl Node {
 pub(crate) fn node(epoch: u64, script: impl Fn(&v1::Request) -> Act + Send + Sync + 'static) -> Node {
     let batches = Arc::new(Mutex::new(Vec::new()));
     let (arrived, arrivals) = mpsc::unbounded_channel();
-    let fake = FakeNode { epoch, script: Arc::new(script), batches: batches.clone(), arrived };
+    let (subscribed, subscriptions) = mpsc::unbounded_channel();
+    let fake = FakeNode { epoch, script: Arc::new(script), batches: batches.clone(), arrived, subscribed };
     let running = run(tonic::transport::Server::builder().add_service(v1::kv_server::KvServer::new(fake)));
-    Node { running, batches, arrivals }
+    Node { running, batches, arrivals, subscriptions }
 }
 
 struct FakeNode {
@@ -194,6 +196,7 @@ struct FakeNode {
     script: Script,
     batches: Arc<Mutex<Vec<v1::RequestBatch>>>,
     arrived: mpsc::UnboundedSender<v1::Request>,
+    subscribed: mpsc::UnboundedSender<v1::Subscription>,
 }
 
 #[tonic::async_trait]
@@ -232,8 +235,35 @@ impl v1::kv_server::Kv for FakeNode {
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(outbound))))
     }
 
-    async fn watch(&self, _: Request<Streaming<v1::WatchRequest>>) -> Result<Response<Boxed<v1::WatchBatch>>, Status> {
-        Err(Status::unimplemented("nobody watches here"))
+    /// Says without a pause how far it is, and never that it is no primary any more.
+    async fn watch(
+        &self,
+        request: Request<Streaming<v1::WatchRequest>>,
+    ) -> Result<Response<Boxed<v1::WatchBatch>>, Status> {
+        let mut inbound = request.into_inner();
+        let (batches, outbound) = mpsc::channel(4);
+        let (epoch, subscribed) = (self.epoch, self.subscribed.clone());
+        tokio::spawn(async move {
+            let mut parts = Vec::new();
+            loop {
+                tokio::select! {
+                    request = inbound.message() => {
+                        let Ok(Some(request)) = request else { return };
+                        for asked in request.subscriptions {
+                            subscribed.send(asked).ok();
+                            let v1::Subscription { number: subscription, partition, after } = asked;
+                            let part = v1::WatchPart { subscription, partition, after, through: after, ..Default::default() };
+                            parts.push(part);
+                        }
+                    }
+                    room = batches.reserve(), if !parts.is_empty() => {
+                        let Ok(room) = room else { return };
+                        room.send(Ok(v1::WatchBatch { epoch, parts: parts.clone() }));
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
     }
 
     async fn call(&self, _: Request<v1::Request>) -> Result<Response<v1::Response>, Status> {
