@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use types::Epoch;
 
 /// A running storage node. Dropping it kills it.
 #[derive(Debug)]
@@ -64,7 +65,10 @@ impl StorageNode {
     pub async fn registered(&self, leaders: &Leaders) -> Result<NodeStatus> {
         for _ in 0..1_500 {
             let status = leaders.status().await?;
-            if let Some(node) = status.nodes.into_iter().find(|node| node.info.address == self.address) {
+            // It has told which view it has on disk, and so knows who it is: one that is killed before that comes back as
+            // another node.
+            let it = |node: &NodeStatus| node.info.address == self.address && node.info.alive && node.epoch > Epoch(0);
+            if let Some(node) = status.nodes.into_iter().find(it) {
                 return Ok(node);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -93,7 +93,8 @@ async fn grow_and_shrink(playground: &Playground) -> Result<()> {
         joined.push(StorageNode::start(&addresses, playground.directory().join(name), SMALL_SEGMENTS)?);
     }
     await_moves(&leaders).await?;
-    // The node that is being filled.
+    // A node that is being filled.
+    joined[0].registered(&leaders).await?;
     joined[0].kill()?;
     load.progress(200).await.context("after the death of a node that was being filled")?;
     joined[0].start_again()?;
