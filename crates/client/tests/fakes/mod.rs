@@ -80,6 +80,9 @@ fn run(router: tonic::transport::server::Router) -> Running {
     Running { address, task, runtime: Some(runtime) }
 }
 
+/// How often a watched node says the same in one batch: its client is never idle.
+const CHATTER: usize = 500;
+
 /// A viewleader that answers with whatever view the channel holds.
 pub(crate) fn leader(views: &watch::Sender<View>) -> Running {
     let fake = FakeLeader { views: views.subscribe() };
@@ -253,7 +256,7 @@ impl v1::kv_server::Kv for FakeNode {
                             subscribed.send(asked).ok();
                             let v1::Subscription { number: subscription, partition, after } = asked;
                             let part = v1::WatchPart { subscription, partition, after, through: after, ..Default::default() };
-                            parts.push(part);
+                            parts.extend(vec![part; CHATTER]);
                         }
                     }
                     room = batches.reserve(), if !parts.is_empty() => {
