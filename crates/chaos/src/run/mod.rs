@@ -163,10 +163,11 @@ impl Plan<'_> {
         let clients = Clients::start(&leaders, &workloads, self.flags.clients, self.seed, self.screen).await?;
         let probe = Probe::start(patient.clone(), &prefix);
         let mut injected = self.inject(cluster.as_mut(), &clients, &probe).await?;
+        // While clients finish what they are at, and wait for what was promised to them, there is no load any more.
+        let load_ended = clients.load.began.elapsed();
         let load = clients.stop().await;
         self.add_operations(&mut injected, &load);
         let mut trouble = injected.trouble.clone();
-        let load_ended = load.began.elapsed();
         drop(probe);
         if trouble.is_none() {
             self.screen.say("the load has ended; reading everything back");
