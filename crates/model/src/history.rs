@@ -57,24 +57,24 @@ pub const ASSERTED: &str = "the core's own assertions hold";
 /// A disk that can't be read back.
 pub const RECOVERS: &str = "every crash can be recovered from";
 
-fn holds(instant: &Instant, property: &'static str) -> bool {
-    instant.history.broken.as_ref().is_none_or(|broken| broken.property != property)
-}
-
+/// The properties of a model that must hold always: those that no step has broken.
 macro_rules! properties {
-    ($($name:ident)+) => {
+    ($model:ty: $($name:ident)+) => {
         /// What must hold always.
-        pub(crate) const PROPERTIES: &[Property<World>] = &[
-            $(Property {
+        pub(crate) const PROPERTIES: &[stateright::Property<$model>] = &[
+            $(stateright::Property {
                 expectation: stateright::Expectation::Always,
                 name: $name,
-                condition: |_, instant| holds(instant, $name),
+                condition: |_, instant| {
+                    instant.history.broken.as_ref().is_none_or(|broken| broken.property != $name)
+                },
             },)+
         ];
     };
 }
+pub(crate) use properties;
 
-properties!(DURABLE AGREE KEPT READ PROMISE ONCE HONEST ASSERTED RECOVERS);
+properties!(World: DURABLE AGREE KEPT READ PROMISE ONCE HONEST ASSERTED RECOVERS);
 
 /// What must be possible: a world in which nothing happens proves nothing.
 pub(crate) fn expected(world: &World) -> Vec<Property<World>> {

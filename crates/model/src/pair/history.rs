@@ -1,7 +1,7 @@
 //! What was promised of transactions, and the properties that no step may break.
 
 use super::{Instant, KEYS, Pair, place};
-use crate::history::{ASSERTED, Broken, HONEST, ONCE, RECOVERS};
+use crate::history::{ASSERTED, Broken, HONEST, ONCE, RECOVERS, properties};
 use replcore::{Answer, Replica, Token};
 use stateright::Property;
 use types::{Batch, Entry, ErrorCode, PartitionId, RecordKind, Seq};
@@ -38,22 +38,7 @@ pub(super) const READ: &str = "a transaction that somebody knows of is in every 
 /// A committed entry is gone.
 pub(super) const KEPT: &str = "what is committed stays";
 
-macro_rules! properties {
-    ($($name:ident)+) => {
-        /// What must hold always.
-        pub(super) const PROPERTIES: &[Property<Pair>] = &[
-            $(Property {
-                expectation: stateright::Expectation::Always,
-                name: $name,
-                condition: |_, instant: &Instant| {
-                    instant.history.broken.as_ref().is_none_or(|broken| broken.property != $name)
-                },
-            },)+
-        ];
-    };
-}
-
-properties!(DURABLE ATOMIC ORDER READ KEPT ONCE HONEST ASSERTED RECOVERS);
+properties!(Pair: DURABLE ATOMIC ORDER READ KEPT ONCE HONEST ASSERTED RECOVERS);
 
 /// What must be possible: a world in which nothing happens proves nothing.
 pub(super) fn expected(pair: &Pair) -> Vec<Property<Pair>> {
