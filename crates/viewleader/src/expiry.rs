@@ -5,7 +5,8 @@
 
 use crate::raft::Group;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::LeaseId;
 use viewcore::coordination::{LeaseClock, Request};

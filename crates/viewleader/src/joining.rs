@@ -2,8 +2,7 @@
 //! it, which it may ask any number of times.
 
 use crate::identity::{Candidate, Identity};
-use crate::raft::channel;
-use crate::{Config, Error};
+use crate::{Config, Error, Surroundings};
 use futures::future::join_all;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -32,11 +31,15 @@ enum NotYet {
 ///
 /// # Errors
 /// [`Error::JoinRefused`] with the leader's reason; [`Error::Daemon`] if the outcome can't be noted.
-pub(crate) async fn admitted(candidate: Candidate, config: &Config) -> Result<Identity, Error> {
+pub(crate) async fn admitted(
+    candidate: Candidate,
+    config: &Config,
+    surroundings: &dyn Surroundings,
+) -> Result<Identity, Error> {
     let request = v1::JoinRequest { directory: candidate.directory_id(), address: config.advertise.clone() };
     for round in 0u32.. {
         for address in others(config) {
-            match ask(address, &request).await {
+            match ask(surroundings, address, &request).await {
                 Ok(reply) => {
                     let malformed =
                         |error: wire::Malformed| Error::JoinRefused(format!("{address} says nonsense: {error}"));
@@ -62,8 +65,12 @@ fn others(config: &Config) -> impl Iterator<Item = &str> {
     config.join.iter().map(String::as_str).filter(|address| *address != config.advertise)
 }
 
-async fn ask(address: &str, request: &v1::JoinRequest) -> Result<v1::JoinReply, NotYet> {
-    let channel = channel(address).map_err(|error| NotYet::Later(error.to_string()))?;
+async fn ask(
+    surroundings: &dyn Surroundings,
+    address: &str,
+    request: &v1::JoinRequest,
+) -> Result<v1::JoinReply, NotYet> {
+    let channel = surroundings.channel(address).map_err(|error| NotYet::Later(error.to_string()))?;
     let answer = timeout(ANSWER_MAX, LeadersClient::new(channel).join(request.clone())).await;
     let answer = answer.map_err(|_| NotYet::Later("no answer in time".into()))?;
     let reply = match answer {
@@ -88,13 +95,18 @@ async fn ask(address: &str, request: &v1::JoinRequest) -> Result<v1::JoinReply, 
 ///
 /// # Errors
 /// [`Error::OtherGroup`].
-pub(crate) async fn is_same_group(identity: &Identity, config: &Config) -> Result<bool, Error> {
+pub(crate) async fn is_same_group(
+    identity: &Identity,
+    config: &Config,
+    surroundings: &dyn Surroundings,
+) -> Result<bool, Error> {
     let ours = identity.cluster();
     if ours == ClusterId::NONE {
         return Ok(false);
     }
     let mut same = false;
-    let asked = join_all(others(config).map(|address| async move { (address, cluster_of(address).await) }));
+    let asked =
+        join_all(others(config).map(|address| async move { (address, cluster_of(surroundings, address).await) }));
     for (address, theirs) in asked.await {
         match theirs {
             None | Some(ClusterId::NONE) => {}
@@ -112,16 +124,20 @@ pub(crate) async fn is_same_group(identity: &Identity, config: &Config) -> Resul
 ///
 /// # Errors
 /// As [`is_same_group`].
-pub(crate) async fn check_same_group(identity: &Identity, config: &Config) -> Result<(), Error> {
-    while others(config).next().is_some() && !is_same_group(identity, config).await? {
+pub(crate) async fn check_same_group(
+    identity: &Identity,
+    config: &Config,
+    surroundings: &dyn Surroundings,
+) -> Result<(), Error> {
+    while others(config).next().is_some() && !is_same_group(identity, config, surroundings).await? {
         sleep(CHECK_AGAIN_AFTER).await;
     }
     Ok(())
 }
 
-async fn cluster_of(address: &str) -> Option<ClusterId> {
+async fn cluster_of(surroundings: &dyn Surroundings, address: &str) -> Option<ClusterId> {
     let request = v1::GetViewRequest { have_epoch: u64::MAX, linearizable: false };
-    let mut client = LeadersClient::new(channel(address).ok()?);
+    let mut client = LeadersClient::new(surroundings.channel(address).ok()?);
     // No answer is none to hold against it.
     let reply = timeout(CHECK_MAX, client.get_view(request)).await.ok()?.ok()?;
     cluster_from_wire(&reply.get_ref().cluster).ok()

@@ -9,8 +9,9 @@ use crate::probe::probe;
 use crate::raft::{Group, Leadership};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::NodeId;
 use viewcore::{ClusterState, Effect, Event, Leader, LeaderSettings};
@@ -208,8 +209,9 @@ impl Task {
             }
             Effect::Probe { node, address } => {
                 metrics::counter!("viewleader_probes_total").increment(1);
+                let surroundings = self.group.surroundings().clone();
                 tokio::spawn(async move {
-                    let refused = probe(&address).await;
+                    let refused = probe(&*surroundings, &address).await;
                     let _over = inputs.send(Input::Event(Event::Probed { node, refused })).await;
                 });
             }

@@ -28,23 +28,28 @@ mod mutants;
 mod probe;
 mod raft;
 mod services;
+mod surroundings;
 
 pub use config::{ClusterSettings, Config};
 pub use error::Error;
+pub use surroundings::{Host, Surroundings, endpoint};
 
 use daemon::DataDirectory;
 use daemon::admin::{Admin, Check};
+use futures::Stream;
 use identity::Opened;
 use raft::{Group, GroupOptions};
 use services::{CoordinationService, LeadersService};
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 use types::ClusterId;
 use types::limits::MESSAGE_BYTES_MAX;
 use viewcore::{Bootstrap, LeaderSettings};
@@ -90,20 +95,19 @@ pub async fn run_on(
     config: Config,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
-    run_through(listeners, config, Arc::new(str::to_owned), shutdown).await
+    let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
+    run_in(Arc::new(Host), incoming, listeners.http, config, shutdown).await
 }
 
-/// Where this member finds what listens at an address: for tests that put something between members.
-pub type Route = Arc<dyn Fn(&str) -> String + Send + Sync>;
-
-/// As [`run_on`], with other ways to the other members for what Raft says.
+/// As [`run_on`], with what comes in on any kind of connection, in any surroundings.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_through(
-    listeners: Listeners,
+pub async fn run_in<C: Connection>(
+    surroundings: Arc<dyn Surroundings>,
+    incoming: impl Stream<Item = io::Result<C>> + Send + 'static,
+    http: Option<TcpListener>,
     config: Config,
-    route: Route,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
     let config = config.validated()?;
@@ -111,23 +115,26 @@ pub async fn run_through(
     let mut shutdown = pin!(shutdown);
     let identity = match identity::open(directory.clone(), &config)? {
         Opened::Member(identity) => {
-            joining::is_same_group(&identity, &config).await?;
+            joining::is_same_group(&identity, &config, &*surroundings).await?;
             identity
         }
         Opened::Candidate(candidate) => tokio::select! {
             () = &mut shutdown => return Ok(()),
-            admitted = joining::admitted(candidate, &config) => admitted?,
+            admitted = joining::admitted(candidate, &config, &*surroundings) => admitted?,
         },
     };
     let settings = leader_settings(&config)?;
     let name = config.name.clone();
-    let group = Group::open(GroupOptions { directory, identity: identity.clone(), name, route }).await?;
+    let group = {
+        let (identity, surroundings) = (identity.clone(), surroundings.clone());
+        Group::open(GroupOptions { directory, identity, name, surroundings }).await?
+    };
     let stopping = CancellationToken::new();
     let (publish, leading) = watch::channel(None);
     let lead = tokio::spawn(leading::lead(group.clone(), settings, publish, stopping.clone()));
     let service = LeadersService::new(group.clone(), leading, config.node_timeout, stopping.clone());
-    let mut server = serve_grpc(listeners.grpc, &group, service, stopping.clone());
-    let mut admin = listeners.http.map(|listener| serve_admin(listener, &group, stopping.clone()));
+    let mut server = serve_grpc(incoming, &group, service, stopping.clone());
+    let mut admin = http.map(|listener| serve_admin(listener, &group, stopping.clone()));
     tracing::info!(name = %config.name, address = %config.advertise, "viewleader started");
 
     let ended = tokio::select! {
@@ -135,7 +142,7 @@ pub async fn run_through(
         error = group.failed() => Err(error),
         // Once it takes part in a group, this has nothing more to say.
         Err(error) = raft::found_or_join(&group) => Err(error),
-        Err(error) = joining::check_same_group(&identity, &config) => Err(error),
+        Err(error) = joining::check_same_group(&identity, &config, &*surroundings) => Err(error),
         ended = &mut server => Err(ended_early(ended)),
         ended = async {
             match &mut admin {
@@ -189,8 +196,13 @@ fn leader_settings(config: &Config) -> Result<LeaderSettings, Error> {
     })
 }
 
-fn serve_grpc(
-    listener: TcpListener,
+/// What a member can be spoken to through.
+pub trait Connection: AsyncRead + AsyncWrite + Connected<ConnectInfo: Clone> + Unpin + Send + 'static {}
+
+impl<C: AsyncRead + AsyncWrite + Connected<ConnectInfo: Clone> + Unpin + Send + 'static> Connection for C {}
+
+fn serve_grpc<C: Connection>(
+    incoming: impl Stream<Item = io::Result<C>> + Send + 'static,
     group: &Group,
     service: LeadersService,
     stopping: CancellationToken,
@@ -215,10 +227,7 @@ fn serve_grpc(
             .add_service(raft)
             .add_service(health_service)
             .add_service(reflection)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                stopping.cancelled_owned(),
-            )
+            .serve_with_incoming_shutdown(incoming, stopping.cancelled_owned())
             .await?;
         Ok(())
     })

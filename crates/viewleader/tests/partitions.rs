@@ -1,89 +1,25 @@
 //! The wiring of a group: real members (openraft, tonic, the write-ahead log) with ways between them that can be cut.
 //!
 //! Members are cut off, cut in one direction, and killed, while an operator goes on changing the view and everybody is
-//! watched. Time is real here and the order of events differs from run to run: what is checked holds in each.
+//! watched. Time is real here and the order of events differs from run to run: what is checked holds in each. The same
+//! on a simulated network, with more faults in less time: `simulated.rs`.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
+use support::history::{self, Seen};
 use support::links::Links;
-use support::{Cluster, Node, PATIENCE, client, soon};
+use support::{Cluster, Node, client, soon};
 use tokio::task::JoinHandle;
-use types::{NodeId, View};
-use wire::convert::apply_view_update;
+use types::NodeId;
 use wire::v1;
-use wire::v1::operate_request::Operation;
 
-/// Longest wait for one answer: a member that is cut off answers nobody.
-const CALL_MAX: Duration = Duration::from_secs(1);
 const ROUNDS: u64 = 8;
 /// Changes that must be acknowledged while a fault lasts, each round.
 const CHANGES: u64 = 2;
-
-/// What everybody has seen and heard.
-#[derive(Default)]
-struct Seen {
-    views: Mutex<BTreeMap<u64, View>>,
-    /// Weights in the order in which they were asked for; with its epoch where it was acknowledged.
-    weights: Mutex<Vec<(u32, Option<u64>)>>,
-    acknowledged: AtomicU64,
-}
-
-impl Seen {
-    /// Of one epoch there is one view, whoever tells.
-    fn view(&self, by: usize, view: &View) {
-        let mut views = self.views.lock().unwrap();
-        let there = views.entry(view.epoch.0).or_insert_with(|| view.clone());
-        assert_eq!(there, view, "member {by} has another view of {}", view.epoch);
-    }
-
-    fn changes(&self) -> u64 {
-        self.acknowledged.load(Ordering::SeqCst)
-    }
-}
-
-/// Follows one member's views for ever; epochs never fall while it is watched.
-async fn watch(member: usize, address: String, seen: Arc<Seen>) {
-    loop {
-        let request = v1::WatchViewRequest { have_epoch: 0 };
-        if let Ok(Ok(updates)) = tokio::time::timeout(CALL_MAX, client(&address).watch_view(request)).await {
-            let mut updates = updates.into_inner();
-            let mut view: Option<View> = None;
-            while let Ok(Some(update)) = updates.message().await {
-                let next = apply_view_update(view.as_ref(), update).unwrap();
-                assert!(view.is_none_or(|view| view.epoch <= next.epoch), "member {member} went back");
-                seen.view(member, &next);
-                view = Some(next);
-            }
-        }
-        // Down: there is nothing to await but its return.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Changes one node's weight for ever, asking the members in turn, and notes what was acknowledged.
-async fn operate(addresses: Vec<String>, node: NodeId, seen: Arc<Seen>) {
-    for (turn, weight) in (101..).enumerate() {
-        seen.weights.lock().unwrap().push((weight, None));
-        let operation = Operation::SetWeight(v1::SetWeight { node: node.0, weight });
-        let request = v1::OperateRequest { operation: Some(operation) };
-        let mut leaders = client(&addresses[turn % addresses.len()]);
-        let reply = tokio::time::timeout(CALL_MAX, leaders.operate(request)).await;
-        if let Ok(Ok(reply)) = reply
-            && let v1::OperateReply { error: None, epoch } = reply.into_inner()
-        {
-            seen.weights.lock().unwrap().last_mut().unwrap().1 = Some(epoch);
-            seen.acknowledged.fetch_add(1, Ordering::SeqCst);
-        } else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
 
 /// Everything is well as long as no watcher has failed.
 async fn more_changes(seen: &Seen, tasks: &[JoinHandle<()>]) {
@@ -103,7 +39,7 @@ async fn wired() -> (Cluster, Vec<String>, Links) {
     let addresses: Vec<String> = cluster.members.iter().map(|member| member.config.advertise.clone()).collect();
     let links = Links::new(&addresses).await;
     for (place, member) in cluster.members.iter_mut().enumerate() {
-        member.route = links.route(place, &addresses);
+        member.surroundings = Arc::new(links.around(place, &addresses));
         member.start();
     }
     (cluster, addresses, links)
@@ -163,9 +99,10 @@ async fn no_view_splits_and_no_change_is_lost() {
     let seen = Arc::new(Seen::default());
     let mut tasks: Vec<JoinHandle<()>> = Vec::new();
     for (place, address) in addresses.iter().enumerate() {
-        tasks.push(tokio::spawn(watch(place, address.clone(), seen.clone())));
+        tasks.push(tokio::spawn(history::watch(client(address), place, seen.clone())));
     }
-    tasks.push(tokio::spawn(operate(addresses.clone(), node_id, seen.clone())));
+    let members = addresses.iter().map(|address| client(address)).collect();
+    tasks.push(tokio::spawn(history::operate(members, node_id, seen.clone())));
 
     more_changes(&seen, &tasks).await;
     let mut leaders = Vec::new();
@@ -201,49 +138,14 @@ async fn no_view_splits_and_no_change_is_lost() {
     assert!(leaders.windows(2).any(|pair| pair[0] != pair[1]), "nobody was ever deposed: {leaders:?}");
 
     tasks.pop().unwrap().abort();
-    let last = last_view(&cluster).await;
+    let leader = cluster.leader().await;
+    let last = soon("the last view", history::last_view(cluster.members[leader].client())).await;
     for (place, address) in addresses.iter().enumerate() {
         let request = v1::GetViewRequest { have_epoch: 0, linearizable: true };
         let reply = soon("the last view", client(address).get_view(request)).await.unwrap().into_inner();
         assert_eq!(reply.error, None);
         assert!(reply.epoch >= last.epoch.0, "member {place} is behind what was known to be committed");
     }
-    check_weights(&seen, node_id, &last);
+    seen.check_weights(node_id, &last);
     tasks.iter().for_each(JoinHandle::abort);
-}
-
-/// What the group has, now that nothing is wrong.
-async fn last_view(cluster: &Cluster) -> View {
-    let leader = cluster.leader().await;
-    let request = v1::GetViewRequest { have_epoch: 0, linearizable: true };
-    let ask = async {
-        loop {
-            let reply = cluster.members[leader].client().get_view(request).await.unwrap().into_inner();
-            match (reply.error, reply.update) {
-                (None, Some(update)) => return apply_view_update(None, update).unwrap(),
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, ask).await.unwrap()
-}
-
-/// An acknowledged weight is in the view of its epoch; and at the end the last acknowledged one stands, or one that was
-/// never answered.
-fn check_weights(seen: &Seen, node: NodeId, last: &View) {
-    let (views, weights) = (seen.views.lock().unwrap(), seen.weights.lock().unwrap());
-    for (weight, epoch) in weights.iter().filter_map(|(weight, epoch)| Some((*weight, (*epoch)?))) {
-        assert!(epoch <= last.epoch.0, "weight {weight} was acknowledged at epoch {epoch}, the last is {}", last.epoch);
-        if let Some(view) = views.get(&epoch) {
-            assert_eq!(view.nodes[&node].weight, weight, "at epoch {epoch}");
-        }
-    }
-    let (last_acknowledged, _) = weights.iter().rfind(|(_, epoch)| epoch.is_some()).unwrap();
-    let stands = last.nodes[&node].weight;
-    // What was never answered may happen at any time.
-    let unknown = weights.iter().any(|(weight, epoch)| *weight == stands && epoch.is_none());
-    assert!(
-        stands == *last_acknowledged || unknown,
-        "{stands} stands at the end, {last_acknowledged} was acknowledged last"
-    );
 }

@@ -2,6 +2,7 @@
 //!
 //! There is no timer: under load the group grows by itself while the sync before it runs, and a lone submission waits
 //! for nothing. Submitting never blocks; who submits bounds what it has on the way, see [`Counters::waiting_bytes`].
+//! Where time is simulated, [`Writer::inline`] does without the thread: a sync then takes no time that passes there.
 
 use crate::files::Files;
 use crate::log::Wal;
@@ -45,8 +46,17 @@ pub struct Writer {
 
 struct Owner {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    work: Work,
 }
+
+/// Who writes what was submitted.
+enum Work {
+    Thread(Mutex<Option<JoinHandle<()>>>),
+    /// Whoever submits, by calling this.
+    Inline(Mutex<WriteWaiting>),
+}
+
+type WriteWaiting = Box<dyn FnMut(&Shared) + Send>;
 
 struct Shared {
     queue: Mutex<Queue>,
@@ -60,6 +70,12 @@ struct Queue {
     /// The thread sleeps and has to be woken.
     asleep: bool,
     counters: Counters,
+}
+
+impl Queue {
+    fn is_idle(&self) -> bool {
+        self.submissions.is_empty() && self.release.is_none()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,25 +104,32 @@ impl Writer {
         wal: Wal<F>,
         on_failure: impl FnOnce(WalError) + Send + 'static,
     ) -> Result<Writer, WalError> {
-        let queue = Queue {
-            submissions: Vec::new(),
-            release: None,
-            state: State::Open,
-            asleep: false,
-            counters: Counters {
-                retained_bytes: wal.bytes(),
-                first_segment: wal.first_segment(),
-                current_segment: wal.current_segment(),
-                ..Counters::default()
-            },
-        };
-        let shared = Arc::new(Shared { queue: Mutex::new(queue), wake: Condvar::new() });
+        let shared = Arc::new(Shared::of(&wal));
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new()
             .name(THREAD.into())
             .spawn(move || of_thread.run(wal, on_failure))
             .map_err(|error| WalError::io("start a thread for", Path::new("the log"), error))?;
-        Ok(Writer { owner: Arc::new(Owner { shared, thread: Mutex::new(Some(thread)) }) })
+        Ok(Writer { owner: Arc::new(Owner { shared, work: Work::Thread(Mutex::new(Some(thread))) }) })
+    }
+
+    /// As [`Writer::spawn`] without a thread: whoever submits waits for the sync and runs `done`. When the last handle is
+    /// gone without [`Writer::shutdown`], the log is left as a crash would leave it.
+    pub fn inline<F: Files>(wal: Wal<F>, on_failure: impl FnOnce(WalError) + Send + 'static) -> Writer {
+        let shared = Arc::new(Shared::of(&wal));
+        let mut open = Some((wal, on_failure));
+        let work = move |shared: &Shared| {
+            let Some((wal, _)) = &mut open else { return };
+            let written = shared.write_waiting(wal, &mut Vec::new());
+            let is_open = shared.lock().state == State::Open;
+            if let (true, Ok(())) = (is_open, &written) {
+                return;
+            }
+            if let Some((wal, on_failure)) = open.take() {
+                shared.end(wal, written, on_failure);
+            }
+        };
+        Writer { owner: Arc::new(Owner { shared, work: Work::Inline(Mutex::new(Box::new(work))) }) }
     }
 
     /// Appends `records`. Once they are durable, `done` is called from the log's thread with the segment that holds the
@@ -124,14 +147,14 @@ impl Writer {
         }
         queue.counters.waiting_bytes += submission.records.bytes() as u64;
         queue.submissions.push(submission);
-        self.owner.shared.wake_if_asleep(queue);
+        self.owner.have_done(queue);
     }
 
     /// Says that the records of all segments below `number` are not needed any longer; see [`Wal::release_before`].
     pub fn release_before(&self, number: SegmentNumber) {
         let mut queue = self.owner.shared.lock();
         queue.release = queue.release.max(Some(number));
-        self.owner.shared.wake_if_asleep(queue);
+        self.owner.have_done(queue);
     }
 
     /// What has been done and what waits.
@@ -145,9 +168,10 @@ impl Writer {
     ///
     /// [`WalError::Failed`] if the log failed, now or before; `on_failure` got the reason.
     pub fn shutdown(&self) -> Result<(), WalError> {
-        self.owner.shared.begin_closing();
-        let thread = self.owner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
+        let closing = self.owner.shared.begin_closing();
+        self.owner.have_done(closing);
+        if let Work::Thread(thread) = &self.owner.work
+            && let Some(thread) = thread.lock().unwrap_or_else(PoisonError::into_inner).take()
             && thread.join().is_err()
         {
             return Err(WalError::Panicked { thread: THREAD });
@@ -159,13 +183,41 @@ impl Writer {
     }
 }
 
+impl Owner {
+    /// Has the queue's work done, by the thread or at once.
+    fn have_done(&self, queue: MutexGuard<'_, Queue>) {
+        match &self.work {
+            Work::Thread(_) => self.shared.wake_if_asleep(queue),
+            Work::Inline(work) => {
+                drop(queue);
+                // Held: a submission from a `done`, which whoever is at work finds when it looks again.
+                if let Ok(mut work) = work.try_lock() {
+                    work(&self.shared);
+                }
+            }
+        }
+    }
+}
+
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.shared.begin_closing();
+        let closing = self.shared.begin_closing();
+        self.shared.wake_if_asleep(closing);
     }
 }
 
 impl Shared {
+    fn of<F: Files>(wal: &Wal<F>) -> Shared {
+        let counters = Counters {
+            retained_bytes: wal.bytes(),
+            first_segment: wal.first_segment(),
+            current_segment: wal.current_segment(),
+            ..Counters::default()
+        };
+        let queue = Queue { submissions: Vec::new(), release: None, state: State::Open, asleep: false, counters };
+        Shared { queue: Mutex::new(queue), wake: Condvar::new() }
+    }
+
     /// A panic in the thread ends the log, not the lock.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -179,17 +231,22 @@ impl Shared {
         }
     }
 
-    fn begin_closing(&self) {
+    fn begin_closing(&self) -> MutexGuard<'_, Queue> {
         let mut queue = self.lock();
         if queue.state == State::Open {
             queue.state = State::Closing;
         }
-        self.wake_if_asleep(queue);
+        queue
     }
 
     fn run<F: Files>(&self, mut wal: Wal<F>, on_failure: impl FnOnce(WalError)) {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.write_until_closing(&mut wal)));
-        let (outcome, wal) = match outcome.unwrap_or(Err(WalError::Panicked { thread: THREAD })) {
+        self.end(wal, outcome.unwrap_or(Err(WalError::Panicked { thread: THREAD })), on_failure);
+    }
+
+    /// Closes the log, or tells why nothing more is written.
+    fn end<F: Files>(&self, wal: Wal<F>, outcome: Result<(), WalError>, on_failure: impl FnOnce(WalError)) {
+        let (outcome, wal) = match outcome {
             Ok(()) => (wal.close(), None),
             // Kept open until the failure is told: closing waits for the file operations under way.
             Err(error) => (Err(error), Some(wal)),
@@ -208,17 +265,28 @@ impl Shared {
     fn write_until_closing<F: Files>(&self, wal: &mut Wal<F>) -> Result<(), WalError> {
         let mut batch = Vec::new();
         loop {
+            self.write_waiting(wal, &mut batch)?;
+            let mut queue = self.lock();
+            while queue.is_idle() {
+                if queue.state != State::Open {
+                    return Ok(());
+                }
+                queue.asleep = true;
+                queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                queue.asleep = false;
+            }
+        }
+    }
+
+    /// Writes and acknowledges until nothing waits; `batch` is room for what is being written.
+    fn write_waiting<F: Files>(&self, wal: &mut Wal<F>, batch: &mut Vec<Submission>) -> Result<(), WalError> {
+        loop {
             let release = {
                 let mut queue = self.lock();
-                while queue.submissions.is_empty() && queue.release.is_none() {
-                    if queue.state != State::Open {
-                        return Ok(());
-                    }
-                    queue.asleep = true;
-                    queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
-                    queue.asleep = false;
+                if queue.is_idle() {
+                    return Ok(());
                 }
-                std::mem::swap(&mut queue.submissions, &mut batch);
+                std::mem::swap(&mut queue.submissions, batch);
                 queue.release.take()
             };
             if let Some(number) = release {
@@ -230,7 +298,7 @@ impl Shared {
                 }
             }
             while !batch.is_empty() {
-                self.write_group(wal, &mut batch)?;
+                self.write_group(wal, batch)?;
             }
         }
     }

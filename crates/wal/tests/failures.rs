@@ -183,3 +183,19 @@ fn a_panic_in_a_done_ends_the_log_and_is_told() {
     assert!(matches!(failed.recv().unwrap(), WalError::Panicked { .. }));
     assert!(matches!(writer.shutdown(), Err(WalError::Failed)));
 }
+
+/// Guards against a failure that is told twice or never, or an acknowledgement after it, where no thread writes the log.
+#[test]
+fn without_a_thread_a_failure_is_told_once_and_nothing_follows() {
+    let files = SimFiles::new();
+    let (wal, _) = open(&files, tiny()).unwrap();
+    let (failures, failed) = channel();
+    let writer = Writer::inline(wal, move |error| failures.send(error).unwrap());
+    files.fail(Operation::Sync, 0, ErrorKind::Other);
+    writer.submit(records(0..1), |_| panic!("acknowledged"));
+    let steps = files.steps();
+    writer.submit(records(1..2), |_| panic!("acknowledged after a failure"));
+    assert!(matches!(writer.shutdown(), Err(WalError::Failed)));
+    assert_eq!(files.steps(), steps, "something was written after the failure");
+    assert_eq!(failed.iter().count(), 1);
+}

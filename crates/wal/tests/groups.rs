@@ -110,6 +110,38 @@ fn dropping_the_last_handle_closes_the_log() {
     assert!(open(&files, roomy()).unwrap().0.recovery().closed_cleanly);
 }
 
+/// Guards against a log without a thread that acknowledges before the sync or later than it could, stands still when it is
+/// called from an acknowledgement, or passes for closed when its owner crashed.
+#[test]
+fn without_a_thread_everything_is_done_before_submitting_returns() {
+    let files = SimFiles::new();
+    let (wal, _) = open(&files, tiny()).unwrap();
+    let writer = Writer::inline(wal, |error| panic!("{error}"));
+    let (done, acknowledged) = channel();
+    for index in 0..50 {
+        let (files, done) = (files.clone(), done.clone());
+        let syncs = files.count(Operation::Sync);
+        writer.submit(records(index..index + 1), move |segment| {
+            assert!(files.count(Operation::Sync) > syncs, "acknowledged before it was durable");
+            done.send(segment).unwrap();
+        });
+        assert_eq!(acknowledged.try_iter().count(), 1);
+    }
+    let (again, done) = (writer.clone(), done.clone());
+    writer.submit(records(50..51), move |_| again.submit(records(51..52), move |segment| done.send(segment).unwrap()));
+    writer.release_before(acknowledged.try_recv().unwrap());
+    assert!(writer.counters().first_segment > SegmentNumber(5));
+    drop(writer);
+    let (wal, replayed) = open(&files, tiny()).unwrap();
+    let last = replayed.last().map(|(_, index)| *index);
+    assert_eq!((wal.recovery().closed_cleanly, last), (false, Some(51)));
+
+    let writer = Writer::inline(wal, |error| panic!("{error}"));
+    writer.shutdown().unwrap();
+    writer.submit(records(52..53), |_| panic!("acknowledged after the end"));
+    assert!(open(&files, tiny()).unwrap().0.recovery().closed_cleanly);
+}
+
 /// Guards against releases that are lost, wait for the next submission, or overtake it.
 #[test]
 fn a_release_needs_no_submission() {

@@ -88,7 +88,7 @@ impl Group {
                 roster.named(roster.members.keys().copied())
             )));
         }
-        if probe(address).await {
+        if probe(&**self.surroundings(), address).await {
             return Err(NotChanged::Refused(format!(
                 "nothing listens at {address}, where the others are to reach it; check --advertise and --listen"
             )));

@@ -78,12 +78,12 @@ pub(super) async fn stand_for_election(group: Group) {
             if group.raft.trigger().elect().await.is_err() {
                 return;
             }
-            patience = drawn(PATIENCE_MS);
+            patience = drawn(&group, PATIENCE_MS);
             // Its own vote begins its patience; it may be noted a moment later.
             LEASE
         } else {
-            patience = drawn(PATIENCE_MS);
-            drawn(AGAIN_MS)
+            patience = drawn(&group, PATIENCE_MS);
+            drawn(&group, AGAIN_MS)
         };
         tokio::time::sleep(wait).await;
     }
@@ -121,10 +121,10 @@ async fn would_win(group: &Group, deciding: &[BTreeSet<MemberId>], last_log: Opt
     true
 }
 
-fn drawn(range_ms: Range<u64>) -> Duration {
+fn drawn(group: &Group, range_ms: Range<u64>) -> Duration {
     let width = range_ms.end - range_ms.start;
     // Without randomness everybody waits longest: slower, and still right.
-    let within = getrandom::u64().map_or(width, |random| random % width);
+    let within = group.surroundings().random().map_or(width, |random| random % width);
     Duration::from_millis(range_ms.start + within)
 }
 

@@ -10,8 +10,8 @@ use super::network::Network;
 use super::roster::Roster;
 use super::service::RaftService;
 use super::{Membership, Raft};
-use crate::Error;
 use crate::identity::{Identity, MemberId};
+use crate::{Error, Surroundings};
 use daemon::DataDirectory;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{Config, ServerState, SnapshotPolicy};
@@ -43,7 +43,7 @@ pub(crate) struct GroupOptions {
     pub(crate) directory: Arc<DataDirectory>,
     pub(crate) identity: Identity,
     pub(crate) name: String,
-    pub(crate) route: crate::Route,
+    pub(crate) surroundings: Arc<dyn Surroundings>,
 }
 
 /// Who leads, as this member knows it.
@@ -98,10 +98,10 @@ pub(crate) struct Group {
 impl Group {
     /// Opens log and snapshot, and starts this member. It takes part once it is admitted.
     pub(crate) async fn open(options: GroupOptions) -> Result<Group, Error> {
-        let GroupOptions { directory, identity, name, route } = options;
+        let GroupOptions { directory, identity, name, surroundings } = options;
         let (failed, failure) = watch::channel(None);
         let log_directory = directory.path().join("log");
-        let log = LogStore::open(wal::RealFiles, &log_directory, move |error| {
+        let log = LogStore::open(wal::RealFiles, &log_directory, surroundings.log_has_thread(), move |error| {
             failed.send_replace(Some(error.to_string()));
         })?;
         // It would vote again where it has voted before.
@@ -113,7 +113,7 @@ impl Group {
         let state = machine.watch();
         let board = machine.board();
         let roster = machine.watch_roster();
-        let network = Network { identity: identity.clone(), route, removed: watch::Sender::new(None) };
+        let network = Network { identity: identity.clone(), surroundings, removed: watch::Sender::new(None) };
         let config = Config {
             cluster_name: "viewleaders".into(),
             heartbeat_interval: HEARTBEAT_MS,
@@ -162,6 +162,11 @@ impl Group {
     /// This member's address.
     pub(crate) fn address(&self) -> &str {
         self.identity.address()
+    }
+
+    /// What this member finds outside itself.
+    pub(crate) fn surroundings(&self) -> &Arc<dyn Surroundings> {
+        &self.network.surroundings
     }
 
     /// What this member has applied, always the newest.

@@ -126,10 +126,12 @@ pub(super) struct LogStore {
 }
 
 impl LogStore {
-    /// Opens the log in `directory`; `on_failure` is called once, when a write fails later (P2).
+    /// Opens the log in `directory`; a thread writes it, or who has something to write. `on_failure` is called once, when
+    /// a write fails later (P2).
     pub(super) fn open(
         files: impl Files,
         directory: &Path,
+        has_thread: bool,
         on_failure: impl FnOnce(WalError) + Send + 'static,
     ) -> Result<LogStore, Error> {
         let mut state = State::default();
@@ -140,7 +142,8 @@ impl LogStore {
         };
         let wal = Wal::open(files, directory, options, &mut |segment, bytes| state.replay(segment, &bytes))?;
         state.check().map_err(|what| Error::Raft(format!("its log in {} {what}", directory.display())))?;
-        Ok(LogStore { state: Arc::new(Mutex::new(state)), writer: Writer::spawn(wal, on_failure)? })
+        let writer = if has_thread { Writer::spawn(wal, on_failure)? } else { Writer::inline(wal, on_failure) };
+        Ok(LogStore { state: Arc::new(Mutex::new(state)), writer })
     }
 
     /// The index up to which entries were purged: a snapshot must hold them.

@@ -30,7 +30,6 @@ pub(crate) use board::Board;
 pub(crate) use bootstrap::found_or_join;
 pub(crate) use change::NotChanged;
 pub(crate) use group::{Group, GroupOptions, Leadership, MemberFacts, NotDone};
-pub(crate) use network::channel;
 pub(crate) use roster::Roster;
 
 use viewcore::{Command, Outcome};

@@ -3,6 +3,7 @@
 use super::GroupTypes;
 use super::messages::{Envelope, Hello, HelloReply, PreVote, PreVoteReply};
 use super::roster::MemberNode;
+use crate::Surroundings;
 use crate::identity::{DirectoryId, Identity, MemberId};
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
@@ -13,35 +14,16 @@ use openraft::raft::{
 use openraft::{AnyError, RPCTypes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use types::limits::MESSAGE_BYTES_MAX;
 use wire::v1::RaftBody;
 use wire::v1::raft_client::RaftClient;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
-const KEEPALIVE_EVERY: Duration = Duration::from_millis(500);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts to reach a member that can't be reached.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-
-/// A connection that is made when it is needed, and again when it breaks.
-///
-/// # Errors
-/// An address that is no `host:port`.
-pub(crate) fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-    #[cfg(feature = "faults")]
-    let endpoint = endpoint.local_address(faults::source());
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE_EVERY)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true)
-        .connect_lazy())
-}
 
 /// The code by which a member is told that it was removed; nothing else is answered with it.
 pub(super) const REMOVED: tonic::Code = tonic::Code::NotFound;
@@ -50,8 +32,7 @@ pub(super) const REMOVED: tonic::Code = tonic::Code::NotFound;
 #[derive(Clone)]
 pub(super) struct Network {
     pub(super) identity: Identity,
-    /// Where an address is reached.
-    pub(super) route: crate::Route,
+    pub(super) surroundings: Arc<dyn Surroundings>,
     /// Who said that this member was removed from the group, once somebody has.
     pub(super) removed: watch::Sender<Option<String>>,
 }
@@ -99,7 +80,7 @@ enum Method {
 
 impl Network {
     pub(super) fn line(&self, target: MemberId, address: &str) -> Line {
-        let client = channel(&(self.route)(address)).ok().map(|channel| {
+        let client = self.surroundings.channel(address).ok().map(|channel| {
             RaftClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)

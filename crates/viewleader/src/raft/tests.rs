@@ -20,7 +20,7 @@ struct Builder;
 impl StoreBuilder<GroupTypes, LogStore, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
         let directory = tempfile::tempdir().unwrap();
-        let log = LogStore::open(wal::RealFiles, &directory.path().join("log"), |_| {}).unwrap();
+        let log = LogStore::open(wal::RealFiles, &directory.path().join("log"), true, |_| {}).unwrap();
         let machine = Machine::open(Arc::new(DataDirectory::open(directory.path()).unwrap())).unwrap();
         Ok((directory, log, machine))
     }
@@ -37,7 +37,7 @@ fn entries(term: u64, indexes: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
 }
 
 fn open(files: &SimFiles) -> LogStore {
-    LogStore::open(files.clone(), Path::new("/log"), |error| panic!("{error}")).unwrap()
+    LogStore::open(files.clone(), Path::new("/log"), true, |error| panic!("{error}")).unwrap()
 }
 
 async fn ids(log: &mut LogStore) -> Vec<LogId> {
@@ -96,7 +96,7 @@ async fn nothing_is_acknowledged_after_a_failed_sync() {
     let files = SimFiles::new();
     let (failed, failure) = std::sync::mpsc::channel();
     let on_failure = move |error: wal::WalError| failed.send(error.to_string()).unwrap();
-    let mut log = LogStore::open(files.clone(), Path::new("/log"), on_failure).unwrap();
+    let mut log = LogStore::open(files.clone(), Path::new("/log"), true, on_failure).unwrap();
     log.save_vote(&Vote::new(1, 1)).await.unwrap();
     files.fail(wal::testing::Operation::Sync, 0, std::io::ErrorKind::StorageFull);
     assert!(log.save_vote(&Vote::new(2, 1)).await.is_err());

@@ -2,7 +2,7 @@
 //! disagree on who leads don't send it round and round.
 
 use super::LeadersService;
-use crate::raft::channel;
+use crate::Surroundings;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -53,19 +53,25 @@ impl LeadersService {
 }
 
 /// Connections to members that led. Clones share them.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Forwarder {
+    surroundings: Arc<dyn Surroundings>,
     clients: Arc<Mutex<HashMap<String, LeadersClient<Channel>>>>,
 }
 
 impl Forwarder {
+    pub(super) fn new(surroundings: Arc<dyn Surroundings>) -> Forwarder {
+        Forwarder { surroundings, clients: Arc::default() }
+    }
+
     /// A client of the member at `address`, which is one of the group's.
     pub(super) fn client(&self, address: &str) -> Result<LeadersClient<Channel>, tonic::transport::Error> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(address) {
             return Ok(client.clone());
         }
-        let client = LeadersClient::new(channel(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let client =
+            LeadersClient::new(self.surroundings.channel(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX);
         clients.insert(address.to_owned(), client.clone());
         Ok(client)
     }

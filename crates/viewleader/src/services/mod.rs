@@ -60,9 +60,9 @@ impl LeadersService {
     ) -> LeadersService {
         LeadersService {
             activations: Activations::start(group.clone()),
+            forwarder: Forwarder::new(group.surroundings().clone()),
             group,
             leading,
-            forwarder: Forwarder::default(),
             sessions: Arc::default(),
             patience: node_timeout,
             stopping,

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tonic::transport::Channel;
+use viewleader::{Host, Surroundings};
 
 /// The way from one member to another.
 struct Link {
@@ -36,12 +38,12 @@ impl Links {
         Links { links, held }
     }
 
-    /// How this member finds the others.
-    pub fn route(&self, from: usize, addresses: &[String]) -> viewleader::Route {
+    /// Where a member runs that finds the others through these.
+    pub fn around(&self, from: usize, addresses: &[String]) -> Linked {
         let ways = self.links.iter().filter(|((of, _), _)| *of == from);
         let ways: BTreeMap<String, String> =
             ways.map(|((_, to), link)| (addresses[*to].clone(), link.address.clone())).collect();
-        Arc::new(move |address| ways.get(address).cloned().unwrap_or_else(|| address.to_owned()))
+        Linked { ways }
     }
 
     /// Cuts these ways, and mends all others.
@@ -54,6 +56,17 @@ impl Links {
     /// How many connections a cut has met.
     pub fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
+    }
+}
+
+/// The machine, with links in place of the members.
+pub struct Linked {
+    ways: BTreeMap<String, String>,
+}
+
+impl Surroundings for Linked {
+    fn channel(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
+        Host.channel(self.ways.get(address).map_or(address, String::as_str))
     }
 }
 

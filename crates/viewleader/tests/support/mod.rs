@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code, reason = "helpers of tests, not all used by each")]
 
+pub mod history;
 pub mod links;
 
 use std::path::PathBuf;
@@ -16,8 +17,9 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
+use tonic::transport::server::TcpIncoming;
 use types::{PartitionCount, View};
-use viewleader::{ClusterSettings, Config, Error, Listeners};
+use viewleader::{ClusterSettings, Config, Error, Host, Surroundings};
 use wire::convert::apply_view_update;
 use wire::v1;
 use wire::v1::leader_message::Message as ToNode;
@@ -49,8 +51,8 @@ impl Drop for Member {
 /// One member, running or not.
 pub struct Member {
     pub config: Config,
-    /// Its ways to the others.
-    pub route: viewleader::Route,
+    /// Its ways to the others, among other things.
+    pub surroundings: Arc<dyn Surroundings>,
     running: Option<Running>,
 }
 
@@ -60,14 +62,14 @@ impl Member {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind(&self.config.listen).unwrap();
         let (stop, stopped) = oneshot::channel();
-        let (config, route) = (self.config.clone(), self.route.clone());
+        let (config, surroundings) = (self.config.clone(), self.surroundings.clone());
         let task = runtime.spawn(async move {
             listener.set_nonblocking(true).unwrap();
-            let listeners = Listeners { grpc: TcpListener::from_std(listener).unwrap(), http: None };
+            let incoming = TcpIncoming::from(TcpListener::from_std(listener).unwrap()).with_nodelay(Some(true));
             let stopped = async {
                 stopped.await.ok();
             };
-            viewleader::run_through(listeners, config, route, stopped).await
+            viewleader::run_in(surroundings, incoming, None, config, stopped).await
         });
         self.running = Some((runtime, stop, task));
     }
@@ -164,7 +166,7 @@ impl Cluster {
             node_timeout: 2 * PATIENCE,
             replace_after: Duration::from_secs(600),
         };
-        self.members.push(Member { config, route: Arc::new(str::to_owned), running: None });
+        self.members.push(Member { config, surroundings: Arc::new(Host), running: None });
     }
 
     /// Has the member at `place` ask those at `asked` to be admitted.
