@@ -282,4 +282,22 @@ pub const BUGS: &[Bug] = &[
         &[15],
         &[test("viewleader", "lib", "purging_lets_go_of_segments_but_not_of_the_vote")],
     ),
+    bug(
+        "viewleader::VoteForgotten",
+        "P2",
+        &[16],
+        &[test("viewleader", "simulated", "no_view_splits_and_nothing_acknowledged_is_lost")],
+    ),
+    bug(
+        "viewleader::LeasesLeftOut",
+        "leases",
+        &[],
+        &[test("viewleader", "simulated", "no_view_splits_and_nothing_acknowledged_is_lost")],
+    ),
+    bug(
+        "viewleader::ReadUnconfirmed",
+        "views",
+        &[24, 34],
+        &[test("viewleader", "simulated", "no_view_splits_and_nothing_acknowledged_is_lost")],
+    ),
 ];

@@ -10,4 +10,10 @@ types::mutants! {
     ElectionUnasked,
     /// The vote goes with the entries that are purged.
     VotePurged,
+    /// A member starts without the vote that it gave.
+    VoteForgotten,
+    /// A snapshot is made without the leases and locks.
+    LeasesLeftOut,
+    /// Who believes to lead answers for the group without asking whether it still does.
+    ReadUnconfirmed,
 }

@@ -104,6 +104,9 @@ async fn no_view_splits_and_no_change_is_lost() {
     let members = addresses.iter().map(|address| client(address)).collect();
     tasks.push(tokio::spawn(history::operate(members, node_id, seen.clone())));
 
+    let members = addresses.iter().map(|address| client(address)).collect();
+    tasks.insert(0, tokio::spawn(history::read(members, seen.clone())));
+
     more_changes(&seen, &tasks).await;
     let mut leaders = Vec::new();
     for round in 0..ROUNDS {

@@ -62,6 +62,7 @@ impl State {
     fn replay(&mut self, segment: SegmentNumber, bytes: &Bytes) -> Result<(), String> {
         let record: Record = codec::decode(bytes).map_err(|error| error.to_string())?;
         match record {
+            Record::Vote(_) if on(Mutant::VoteForgotten) => {}
             Record::Vote(vote) => self.vote = Some(vote),
             Record::Committed(id) => self.committed = self.committed.max(Some(id)),
             Record::Truncated(from) => {

@@ -8,13 +8,14 @@ use super::snapshot::{Content, Meta, Snapshots};
 use super::{Entry, GroupTypes, LogId, Membership, StorageError};
 use crate::Error;
 use crate::identity::MemberId;
+use crate::mutants::{Mutant, on};
 use daemon::DataDirectory;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::{AnyError, EntryPayload, StorageIOError, StoredMembership};
 use std::io::Cursor;
 use std::sync::Arc;
 use tokio::sync::watch;
-use viewcore::{ClusterState, Command, Outcome};
+use viewcore::{ClusterState, Command, Coordination, Outcome};
 
 /// One member's state machine.
 pub(super) struct Machine {
@@ -128,7 +129,8 @@ impl RaftStateMachine<GroupTypes> for Machine {
             last_membership: self.membership.clone(),
             snapshot_id: format!("{term}-{index}"),
         };
-        let coordination = self.board.read().clone();
+        let left_out = on(Mutant::LeasesLeftOut);
+        let coordination = if left_out { Coordination::default() } else { self.board.read().clone() };
         let content = Content { state: self.state.clone(), members_minted: self.minted(), coordination };
         Builder { meta, content, snapshots: self.snapshots.clone() }
     }

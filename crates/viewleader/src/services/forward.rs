@@ -3,6 +3,7 @@
 
 use super::LeadersService;
 use crate::Surroundings;
+use crate::mutants::{Mutant, on};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,11 +42,14 @@ impl LeadersService {
                 match known.filter(|leader| leader != self.group.address()) {
                     Some(_) if was_forwarded(request) => return Leader::Nowhere,
                     Some(leader) => return Leader::At(leader),
+                    None if on(Mutant::ReadUnconfirmed) => return Leader::Here,
                     None if self.group.read_barrier().await.is_ok() => return Leader::Here,
                     None => {}
                 }
-                // An error is the end of this member, which the deadline ends too.
-                let _changed = timeout(CONFIRM_AGAIN_AFTER, leadership.changed()).await;
+                // An error is the end of this member: nobody will lead here.
+                if let Ok(Err(_)) = timeout(CONFIRM_AGAIN_AFTER, leadership.changed()).await {
+                    return Leader::Nowhere;
+                }
             }
         };
         timeout(ELECTION_PATIENCE, search).await.unwrap_or(Leader::Nowhere)

@@ -23,6 +23,8 @@ pub struct Seen {
     /// Weights in the order in which they were asked for; with its epoch where it was acknowledged.
     weights: Mutex<Vec<(u32, Option<u64>)>>,
     acknowledged: AtomicU64,
+    /// Of an acknowledged change.
+    highest_epoch: AtomicU64,
 }
 
 impl Seen {
@@ -94,10 +96,29 @@ pub async fn operate(members: Vec<LeadersClient<Channel>>, node: NodeId, seen: A
             && let v1::OperateReply { error: None, epoch } = reply.into_inner()
         {
             seen.weights.lock().unwrap().last_mut().unwrap().1 = Some(epoch);
+            seen.highest_epoch.fetch_max(epoch, Ordering::SeqCst);
             seen.acknowledged.fetch_add(1, Ordering::SeqCst);
         } else {
             tokio::time::sleep(AGAIN_AFTER).await;
         }
+    }
+}
+
+/// Asks the members in turn for what the group has, for ever: nobody answers without what was acknowledged before.
+pub async fn read(members: Vec<LeadersClient<Channel>>, seen: Arc<Seen>) {
+    for turn in 0usize.. {
+        let acknowledged = seen.highest_epoch.load(Ordering::SeqCst);
+        let request = v1::GetViewRequest { have_epoch: u64::MAX, linearizable: true };
+        let place = turn % members.len();
+        if let Ok(Ok(reply)) = tokio::time::timeout(CALL_MAX, members[place].clone().get_view(request)).await
+            && let v1::GetViewReply { error: None, epoch, .. } = reply.into_inner()
+        {
+            assert!(
+                epoch >= acknowledged,
+                "member {place} told of epoch {epoch}; {acknowledged} was acknowledged before"
+            );
+        }
+        tokio::time::sleep(AGAIN_AFTER).await;
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod history;
 pub mod links;
+pub mod network;
 
 use std::path::PathBuf;
 use std::sync::Arc;
