@@ -125,6 +125,7 @@ pub const BUGS: &[Bug] = &[
     bug("replcore::P23Beyond", "P23", &[8, 9], &[test("replcore", "golden", "scenario_04")]),
     bug("replcore::P23Committed", "P23", &[10], &[test("replcore", "golden", "rule_23")]),
     bug("replcore::P23Early", "P23", &[], &[Catcher::Seeds(Some("crashes"))]),
+    bug("replcore::P23Late", "P23", &[], &[test("replcore", "golden", "snapshot_late")]),
     bug("replcore::P17Uncommitted", "P17", &[40], &[Catcher::Seeds(None), test("replcore", "golden", "read")]),
     bug("replcore::ScanStale", "scan", &[], &[Catcher::Seeds(None)]),
     bug("replcore::ScanRound", "P17", &[21, 23], &[Catcher::Seeds(None)]),

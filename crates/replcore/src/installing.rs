@@ -13,6 +13,7 @@ use crate::overlay::Overlay;
 use crate::persist::{PersistRecord, Standing};
 use crate::replica::{Replica, Role};
 use crate::requests::Requests;
+use crate::sending::Taken;
 use bytes::Bytes;
 use types::{EntryId, Generation, NodeId, RecordKey, RecordKind, Seq, Term};
 
@@ -28,10 +29,18 @@ pub(crate) struct Installing {
     /// Parts handed to the state, and those that it has.
     received: u64,
     taken: u64,
+    /// The highest number of the sender's questions that has come.
+    asked: u64,
     /// Remembered requests among the records: what the replica will start from.
     requests: Vec<(Bytes, Bytes)>,
     /// The last part has come: the state is exact once this much is replayed.
     settled: Option<Seq>,
+}
+
+impl Installing {
+    fn so_far(&self) -> Taken {
+        Taken { next: self.taken, arrived: self.received, asked: self.asked }
+    }
 }
 
 impl Replica {
@@ -56,14 +65,16 @@ impl Replica {
         let known = |i: &Installing| (i.from, i.term, i.id, i.start) == (from, term, chunk.snapshot, chunk.start);
         if !self.installing.as_ref().is_some_and(known) {
             if chunk.number > 0 {
-                return self.say_taken(from, term, chunk.snapshot, (0, 0), effects);
+                let nothing = Taken { next: 0, arrived: 0, asked: chunk.asked };
+                return self.say_taken(from, term, chunk.snapshot, nothing, effects);
             }
             self.begin_install(from, term, &chunk, effects);
         }
         let Some(installing) = &mut self.installing else { return };
+        installing.asked = installing.asked.max(chunk.asked);
         if chunk.number != installing.received {
             // Its answer was lost, or is not due yet; or one before it is missing.
-            let so_far = (installing.taken, installing.received);
+            let so_far = installing.so_far();
             return self.say_taken(from, term, chunk.snapshot, so_far, effects);
         }
         if installing.settled.is_some() {
@@ -96,6 +107,7 @@ impl Replica {
             generation,
             received: 0,
             taken: 0,
+            asked: chunk.asked,
             requests: Vec::new(),
             settled: None,
         });
@@ -107,10 +119,10 @@ impl Replica {
         to: NodeId,
         term: Term,
         snapshot: SnapshotId,
-        (next, arrived): (u64, u64),
+        Taken { next, arrived, asked }: Taken,
         effects: &mut Vec<Effect>,
     ) {
-        let body = Body::ChunkTaken { snapshot, next, arrived };
+        let body = Body::ChunkTaken { snapshot, next, arrived, asked };
         self.send_when_persisted(to, Message { term, body }, effects);
     }
 
@@ -119,7 +131,7 @@ impl Replica {
         let Some(installing) = self.installing.as_mut().filter(|i| i.generation == generation) else { return };
         installing.taken = number + 1;
         let (to, term, id) = (installing.from, installing.term, installing.id);
-        let so_far = (installing.taken, installing.received);
+        let so_far = installing.so_far();
         if (installing.taken == installing.received || on(Mutant::P23Early))
             && let Some(settled) = installing.settled
         {

@@ -82,6 +82,8 @@ pub enum Body {
         next: u64,
         /// Every part before this one has arrived.
         arrived: u64,
+        /// The highest number of that name among the parts that came before this was said.
+        asked: u64,
     },
     /// P17: have you promised more than this term?
     Confirm {
@@ -112,6 +114,9 @@ pub struct Chunk {
     pub records: Vec<(RecordKey, Record)>,
     /// This is the last part; the state is exact once the log is replayed through here.
     pub settled: Option<Seq>,
+    /// How often the sender had asked again when it sent this: an answer that tells as much is no earlier than the last
+    /// time.
+    pub asked: u64,
 }
 
 impl Chunk {

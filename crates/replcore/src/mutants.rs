@@ -120,6 +120,8 @@ mutants! {
     P23Committed,
     /// A snapshot is swapped in before its last part is installed.
     P23Early,
+    /// A late answer to a snapshot's part begins the snapshot anew.
+    P23Late,
     /// A retried request is carried out again.
     P28Retry,
     /// A participant's locks bind only once their entry is committed.

@@ -10,6 +10,7 @@ use crate::overlay::Overlay;
 use crate::persist::{Base, MalformedRecord, PersistRecord, Recovered, Standing};
 use crate::primary::Primary;
 use crate::requests::Requests;
+use crate::sending::Taken;
 use crate::takeover::Takeover;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -226,9 +227,9 @@ impl Replica {
             Body::Prepared { seq } => self.on_prepared(from, term, seq, effects),
             Body::Mismatch { last, committed } => self.on_mismatch(from, term, last, committed, effects),
             Body::Chunk(chunk) => self.on_chunk(from, term, *chunk, effects),
-            Body::ChunkTaken { snapshot, next, arrived } => {
+            Body::ChunkTaken { snapshot, next, arrived, asked } => {
                 if matches!(&self.role, Role::Primary(primary) if primary.term() == term) {
-                    self.on_chunk_taken(from, snapshot, next, arrived, effects);
+                    self.on_chunk_taken(from, snapshot, Taken { next, arrived, asked }, effects);
                 }
             }
             Body::Confirmed { nonce } => self.on_confirmed(from, term, nonce),

@@ -6,8 +6,9 @@
 //! in between gets its last value again, and the mixture becomes the state at `settled`. All of it is committed.
 //!
 //! A few parts are under way at a time; those not answered are kept and sent again, so a broken stream costs nothing
-//! that was taken. Only the end of the term, or of the receiver's memory, begins a snapshot anew. An answer tells what has
-//! arrived and what is in the receiver's state. The second may lag far behind, so what has arrived is never sent again,
+//! that was taken. Only the end of the term, or of the receiver's memory, begins a snapshot anew: an answer that was given
+//! after the sender had asked again, which both number, and knows of less than before. One that is merely late says the
+//! same, and begins nothing. An answer tells what has arrived and what is in the receiver's state. The second may lag far behind, so what has arrived is never sent again,
 //! except one part to ask how things are; and what has not, though something after it has been answered, is sent at once.
 
 use crate::event::Effect;
@@ -44,8 +45,19 @@ pub(crate) struct Sending {
     patience: Patience,
     /// What is not answered was sent again since the last answer.
     asked_again: bool,
+    /// How often that was done; and which part was the first unanswered one when it was done last.
+    asked: u64,
+    oldest_when_asked: u64,
     /// Bytes sent so far, repetitions not counted.
     pub(crate) bytes: u64,
+}
+
+/// What a receiver says it has: see [`Body::ChunkTaken`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) next: u64,
+    pub(crate) arrived: u64,
+    pub(crate) asked: u64,
 }
 
 /// What is sent next.
@@ -73,16 +85,46 @@ impl Sending {
             went_back: None,
             patience: Patience::new(patience_ticks),
             asked_again: false,
+            asked: 0,
+            oldest_when_asked: 0,
             bytes: 0,
         }
     }
 
     fn chunk(&mut self, records: Vec<(RecordKey, Record)>, settled: Option<Seq>) -> Chunk {
-        let chunk = Chunk { snapshot: self.id, number: self.next_number, start: self.start, records, settled };
+        let chunk = Chunk {
+            snapshot: self.id,
+            number: self.next_number,
+            start: self.start,
+            records,
+            settled,
+            asked: self.asked,
+        };
         self.next_number += 1;
         self.bytes += chunk.bytes() as u64;
         self.unanswered.push_back(chunk.clone());
         chunk
+    }
+
+    /// The first part that is not answered, or the next one to be made.
+    fn oldest(&self) -> u64 {
+        self.unanswered.front().map_or(self.next_number, |chunk| chunk.number)
+    }
+
+    /// From here on an answer can be told from those that were given before.
+    fn ask_again(&mut self) {
+        self.asked_again = true;
+        self.went_back = None;
+        self.asked += 1;
+        self.oldest_when_asked = self.oldest();
+    }
+
+    /// Whether who says so has forgotten what it had: it was known to have more when it was asked.
+    fn has_begun_anew(&self, taken: &Taken) -> bool {
+        if on(Mutant::P23Late) {
+            return self.asked_again;
+        }
+        taken.asked == self.asked && taken.next < self.oldest_when_asked
     }
 
     /// Everything under way that has not arrived, unless that was just done.
@@ -91,7 +133,11 @@ impl Sending {
             Some(from) if from == self.arrived => self.next_number,
             _ => self.arrived,
         };
-        self.unanswered.iter().filter(move |chunk| chunk.number >= first).cloned()
+        let asked = self.asked;
+        self.unanswered
+            .iter()
+            .filter(move |chunk| chunk.number >= first)
+            .map(move |chunk| Chunk { asked, ..chunk.clone() })
     }
 }
 
@@ -181,8 +227,7 @@ impl Replica {
         &mut self,
         from: NodeId,
         snapshot: SnapshotId,
-        next: u64,
-        arrived: u64,
+        taken: Taken,
         effects: &mut Vec<Effect>,
     ) {
         let Role::Primary(primary) = &mut self.role else { return };
@@ -191,10 +236,11 @@ impl Replica {
         primary.still_ticks = 0;
         let Some(follower) = primary.follower_mut(from) else { return };
         let Some(sending) = follower.sending.as_mut().filter(|sending| sending.id == snapshot) else { return };
-        let oldest = sending.unanswered.front().map_or(sending.next_number, |chunk| chunk.number);
+        let Taken { next, arrived, .. } = taken;
+        let oldest = sending.oldest();
         if next < oldest {
-            // Said before an earlier answer; or it has begun anew and knows nothing of this.
-            if sending.asked_again {
+            // Said before an earlier answer, unless it can't have been.
+            if sending.has_begun_anew(&taken) {
                 self.begin_sending(from, effects);
             }
             return;
@@ -227,10 +273,9 @@ impl Replica {
         let term = primary.term();
         let Some(sending) = primary.follower_mut(to).and_then(|follower| follower.sending.as_mut()) else { return };
         sending.patience.answered();
-        sending.asked_again = true;
-        sending.went_back = None;
+        sending.ask_again();
         // What had arrived, and was not in its state, may be gone with the other's memory.
-        sending.arrived = sending.unanswered.front().map_or(sending.arrived, |oldest| oldest.number);
+        sending.arrived = sending.oldest();
         for chunk in sending.go_back() {
             let message = crate::Message { term, body: Body::Chunk(Box::new(chunk)) };
             effects.push(Effect::Send { to, message });
@@ -251,14 +296,11 @@ impl Replica {
             // The first that has not arrived may be missing; its answer brings the others. If all have, one of their
             // answers may be.
             let arrived = sending.arrived;
-            let missing = sending.unanswered.iter().find(|chunk| chunk.number >= arrived);
-            if !self.down.contains(&follower.node)
-                && let Some(chunk) = missing.or(sending.unanswered.front())
-                && sending.patience.tick()
-            {
-                sending.asked_again = true;
-                sending.went_back = None;
-                let message = crate::Message { term, body: Body::Chunk(Box::new(chunk.clone())) };
+            let missing = sending.unanswered.iter().position(|chunk| chunk.number >= arrived);
+            if !self.down.contains(&follower.node) && !sending.unanswered.is_empty() && sending.patience.tick() {
+                sending.ask_again();
+                let chunk = Chunk { asked: sending.asked, ..sending.unanswered[missing.unwrap_or(0)].clone() };
+                let message = crate::Message { term, body: Body::Chunk(Box::new(chunk)) };
                 effects.push(Effect::Send { to: follower.node, message });
             }
         }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use support::history::{self, AGAIN_AFTER, CALL_MAX, Seen};
 use support::network::{PORT, Random, Simulated, incoming};
 use support::register;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use turmoil::Sim;
@@ -62,6 +62,8 @@ struct World {
     seen: Arc<Seen>,
     granted: Arc<Granted>,
     node: Rc<Cell<u64>>,
+    /// Ends the operator's work.
+    stop: watch::Sender<bool>,
     done: Rc<Cell<bool>>,
 }
 
@@ -106,12 +108,16 @@ impl World {
                 Ok(())
             });
         }
+        let (stop, mut over) = watch::channel(false);
         let (operated, registered) = (seen.clone(), node.clone());
         sim.client("operator", async move {
             while registered.get() == 0 {
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
-            history::operate(members(), NodeId(registered.get()), operated).await;
+            tokio::select! {
+                () = history::operate(members(), NodeId(registered.get()), operated) => {}
+                _ = over.wait_for(|over| *over) => {}
+            }
             Ok(())
         });
         let read = seen.clone();
@@ -124,7 +130,7 @@ impl World {
             hold_locks(&acknowledged).await;
             Ok(())
         });
-        World { sim, random, seen, granted, node, done: Rc::default() }
+        World { sim, random, seen, granted, node, stop, done: Rc::default() }
     }
 
     fn run_for(&mut self, simulated: Duration) {
@@ -199,8 +205,10 @@ impl World {
         }
     }
 
-    /// Asks each member once more, when nothing is wrong any longer.
+    /// Asks once more, when nothing is wrong any longer and nobody changes anything.
     fn check(&mut self) {
+        self.stop.send_replace(true);
+        self.run_for(CALL_MAX);
         let (seen, granted, done) = (self.seen.clone(), self.granted.clone(), self.done.clone());
         let node = NodeId(self.node.get());
         self.sim.client("judge", async move {

@@ -67,6 +67,7 @@ const NOTICED_BY: &[(Mutant, &[&str])] = &[
     (Mutant::P23Beyond, &["scenario_04"]),
     (Mutant::P23Committed, &["rule_23"]),
     (Mutant::P23Early, &["scenario_04"]),
+    (Mutant::P23Late, &["snapshot_late"]),
     (Mutant::P28Retry, &["retry", "scenario_10"]),
     (Mutant::P28Stamp, &["scenario_10"]),
     (Mutant::FenceOlder, &["fence"]),

@@ -60,6 +60,7 @@ scripts![
     scenario_14,
     scenario_16,
     snapshot,
+    snapshot_late,
     snapshot_parts,
     takeover,
     takeover_conflict,

@@ -39,8 +39,8 @@ pub(crate) fn to_wire(partition: PartitionId, message: Message) -> v1::PeerMessa
             last: Some(last.into()),
         }),
         Body::Chunk(chunk) => Wire::Chunk(chunk_to_wire(*chunk)),
-        Body::ChunkTaken { snapshot, next, arrived } => {
-            Wire::ChunkTaken(v1::ChunkTaken { snapshot: snapshot.0, next, arrived })
+        Body::ChunkTaken { snapshot, next, arrived, asked } => {
+            Wire::ChunkTaken(v1::ChunkTaken { snapshot: snapshot.0, next, arrived, asked })
         }
         Body::Confirm { nonce } => Wire::Confirm(v1::Confirm { nonce }),
         Body::Confirmed { nonce } => Wire::Confirmed(v1::Confirmed { nonce }),
@@ -85,8 +85,8 @@ pub(crate) fn from_wire(message: v1::PeerMessage) -> Result<(PartitionId, Messag
             }
         }
         Wire::Chunk(chunk) => Body::Chunk(Box::new(chunk_from_wire(chunk)?)),
-        Wire::ChunkTaken(taken) => {
-            Body::ChunkTaken { snapshot: SnapshotId(taken.snapshot), next: taken.next, arrived: taken.arrived }
+        Wire::ChunkTaken(v1::ChunkTaken { snapshot, next, arrived, asked }) => {
+            Body::ChunkTaken { snapshot: SnapshotId(snapshot), next, arrived, asked }
         }
         Wire::BetweenPartitions(_) => {
             return Err(Malformed("a word between partitions is none between replicas".into()));
@@ -113,7 +113,7 @@ pub(crate) fn wire_bytes(message: &v1::PeerMessage) -> usize {
 }
 
 fn chunk_to_wire(chunk: Chunk) -> v1::Chunk {
-    let Chunk { snapshot, number, start, records, settled } = chunk;
+    let Chunk { snapshot, number, start, records, settled, asked } = chunk;
     let record = |(key, record): (RecordKey, Record)| v1::StateRecord {
         kind: u32::from(key.kind as u8),
         name: key.name,
@@ -126,6 +126,7 @@ fn chunk_to_wire(chunk: Chunk) -> v1::Chunk {
         start: Some(start.into()),
         records: records.into_iter().map(record).collect(),
         settled: settled.map(|settled| settled.0),
+        asked,
     }
 }
 
@@ -144,6 +145,7 @@ fn chunk_from_wire(chunk: v1::Chunk) -> Result<Chunk, Malformed> {
         start: required(chunk.start, "chunk.start")?.into(),
         records: chunk.records.into_iter().map(record).collect::<Result<_, Malformed>>()?,
         settled: chunk.settled.map(Seq),
+        asked: chunk.asked,
     })
 }
 
@@ -185,8 +187,9 @@ mod tests {
                     Record { seq: Seq(8), value: Bytes::from_static(b"v") },
                 )],
                 settled: Some(Seq(11)),
+                asked: 12,
             })),
-            Body::ChunkTaken { snapshot: SnapshotId(6), next: 3, arrived: 5 },
+            Body::ChunkTaken { snapshot: SnapshotId(6), next: 3, arrived: 5, asked: 13 },
             Body::Confirm { nonce: 77 },
             Body::Confirmed { nonce: 78 },
         ]

@@ -25,10 +25,10 @@ pub(crate) fn message(message: &Message) -> String {
             let (snapshot, number, start) = (chunk.snapshot.0, chunk.number, chunk.start);
             format!("snapshot {snapshot} of {start:?}, part {number} [{}]{end}", records.join(", "))
         }
-        Body::ChunkTaken { snapshot, next, arrived } if next == arrived => {
+        Body::ChunkTaken { snapshot, next, arrived, .. } if next == arrived => {
             format!("has snapshot {} before part {next}", snapshot.0)
         }
-        Body::ChunkTaken { snapshot, next, arrived } => {
+        Body::ChunkTaken { snapshot, next, arrived, .. } => {
             format!("has snapshot {} before part {next}, and before {arrived} at hand", snapshot.0)
         }
         Body::Confirm { nonce } => format!("confirm round {nonce}"),
