@@ -165,6 +165,13 @@ impl Plan<'_> {
         let mut injected = self.inject(cluster.as_mut(), &clients, &probe).await?;
         // While clients finish what they are at, and wait for what was promised to them, there is no load any more.
         let load_ended = clients.load.began.elapsed();
+        if let (Some(trouble), Some(cluster)) = (&mut injected.trouble, cluster.as_ref()) {
+            // What clients still wait for comes only once whoever the last fault hit is there again.
+            self.screen.say("broken off; waiting until the cluster is whole");
+            if let Err(error) = cluster.await_whole().await {
+                trouble.push_str(&format!("; {error}"));
+            }
+        }
         let load = clients.stop().await;
         self.add_operations(&mut injected, &load);
         let mut trouble = injected.trouble.clone();
