@@ -4,9 +4,13 @@ use super::faults::Injected;
 use crate::meter::Second;
 use crate::screen::Screen;
 use crate::workload::{WORKLOADS, Workload};
-use check::report::{FaultSpan, Verdict, WorkloadResult};
+use check::report::{Verdict, WorkloadResult};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A workload that asks nothing during so many faults in a row stands still.
+const IDLE_FAULTS_MAX: usize = 3;
 
 /// Judges every workload's history.
 pub(super) async fn workloads(workloads: &[(usize, Arc<dyn Workload>)], screen: &Screen) -> Vec<WorkloadResult> {
@@ -54,12 +58,26 @@ impl Floor {
     }
 }
 
-/// The first fault during which a workload asked nothing.
-fn untested(injected: &Injected) -> Option<(&FaultSpan, &str)> {
-    injected.spans.iter().find_map(|span| {
-        let idle = span.operations.iter().find(|(_, operations)| operations.total() == 0);
-        idle.map(|(workload, _)| (span, workload.as_str()))
-    })
+/// A workload that asked nothing during all faults of one kind, or stood still through several of any. A single one may be
+/// over before a slow workload's turn.
+fn untested(injected: &Injected) -> Option<String> {
+    let mut asked: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut idle: BTreeMap<&str, usize> = BTreeMap::new();
+    for span in &injected.spans {
+        for (workload, operations) in &span.operations {
+            *asked.entry((workload, &span.kind)).or_default() += operations.total();
+            let idle = idle.entry(workload).or_default();
+            *idle = if operations.total() == 0 { *idle + 1 } else { 0 };
+            if *idle == IDLE_FAULTS_MAX {
+                return Some(format!(
+                    "{workload} asked nothing during {IDLE_FAULTS_MAX} faults in a row, the last one {} of {}",
+                    span.kind, span.target
+                ));
+            }
+        }
+    }
+    let never = asked.into_iter().find(|(_, operations)| *operations == 0);
+    never.map(|((workload, kind), _)| format!("{workload} asked nothing while there was a {kind}"))
 }
 
 /// The worst of everything.
@@ -82,8 +100,7 @@ pub(super) fn verdict(
     if let Some(missed) = injected.missed.first() {
         return (Verdict::FaultsDidNotLand, missed.clone());
     }
-    if let Some((span, workload)) = untested(injected) {
-        let sentence = format!("{workload} asked nothing during {} of {}", span.kind, span.target);
+    if let Some(sentence) = untested(injected) {
         return (Verdict::LoadTooLow, sentence);
     }
     if let Some(failure) = floor.failure() {
@@ -109,7 +126,7 @@ pub(super) fn counted(count: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use check::report::Operations;
+    use check::report::{FaultSpan, Operations};
 
     fn second(done: u64) -> Second {
         Second { done, ..Second::default() }
@@ -134,8 +151,8 @@ mod tests {
     #[test]
     fn a_workload_that_asks_nothing_during_a_fault_fails_the_run() {
         let did = |done| Operations { done, ..Operations::default() };
-        let span = |locks| FaultSpan {
-            kind: "kill".to_owned(),
+        let span = |kind: &str, locks| FaultSpan {
+            kind: kind.to_owned(),
             target: "s1".to_owned(),
             began_ms: 0,
             ended_ms: 1,
@@ -144,10 +161,16 @@ mod tests {
             operations: [("sets".to_owned(), did(3)), ("locks".to_owned(), did(locks))].into(),
         };
         let good = floor(&[second(0), second(9)], &Injected::default(), Duration::from_secs(2), 1);
-        let of =
-            |locks| verdict(&[], &Injected { spans: vec![span(1), span(locks)], ..Injected::default() }, None, good);
-        assert_eq!(of(1).0, Verdict::Held);
-        assert_eq!(of(0), (Verdict::LoadTooLow, "locks asked nothing during kill of s1".to_owned()));
+        let of = |faults: &[(&str, u64)]| {
+            let spans = faults.iter().map(|(kind, locks)| span(kind, *locks)).collect();
+            verdict(&[], &Injected { spans, ..Injected::default() }, None, good)
+        };
+        assert_eq!(of(&[("kill", 0), ("cut", 1), ("kill", 1), ("cut", 0)]).0, Verdict::Held);
+        let low = |sentence: &str| (Verdict::LoadTooLow, sentence.to_owned());
+        assert_eq!(of(&[("cut", 1), ("kill", 0), ("cut", 1)]), low("locks asked nothing while there was a kill"));
+        let stands = [("kill", 1), ("cut", 1), ("kill", 0), ("cut", 0), ("kill", 0), ("kill", 1)];
+        let sentence = "locks asked nothing during 3 faults in a row, the last one kill of s1";
+        assert_eq!(of(&stands), low(sentence));
     }
 
     /// Guards against a violation that is hidden by something less.
