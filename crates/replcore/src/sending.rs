@@ -8,8 +8,9 @@
 //! A few parts are under way at a time; those not answered are kept and sent again, so a broken stream costs nothing
 //! that was taken. Only the end of the term, or of the receiver's memory, begins a snapshot anew: an answer that was given
 //! after the sender had asked again, which both number, and knows of less than before. One that is merely late says the
-//! same, and begins nothing. An answer tells what has arrived and what is in the receiver's state. The second may lag far behind, so what has arrived is never sent again,
-//! except one part to ask how things are; and what has not, though something after it has been answered, is sent at once.
+//! same, and begins nothing. An answer tells what has arrived and what is in the receiver's state. The second may lag far
+//! behind, so what has arrived is never sent again, except one part to ask how things are; and what has not, though
+//! something after it has been answered, is sent at once.
 
 use crate::event::Effect;
 use crate::message::{Body, Chunk, SnapshotId};
@@ -45,9 +46,11 @@ pub(crate) struct Sending {
     patience: Patience,
     /// What is not answered was sent again since the last answer.
     asked_again: bool,
-    /// How often that was done; and which part was the first unanswered one when it was done last.
+    /// How often that was done; which part was the first unanswered one when it was done last; and the first time that
+    /// it was done with that part.
     asked: u64,
     oldest_when_asked: u64,
+    first_asked: u64,
     /// Bytes sent so far, repetitions not counted.
     pub(crate) bytes: u64,
 }
@@ -87,6 +90,7 @@ impl Sending {
             asked_again: false,
             asked: 0,
             oldest_when_asked: 0,
+            first_asked: 0,
             bytes: 0,
         }
     }
@@ -116,15 +120,18 @@ impl Sending {
         self.asked_again = true;
         self.went_back = None;
         self.asked += 1;
-        self.oldest_when_asked = self.oldest();
+        if self.oldest_when_asked < self.oldest() {
+            (self.oldest_when_asked, self.first_asked) = (self.oldest(), self.asked);
+        }
     }
 
-    /// Whether who says so has forgotten what it had: it was known to have more when it was asked.
+    /// Whether who says so has forgotten what it had: it was known to have more when it was asked. Any question since then
+    /// will do, for an answer may take longer than the next question is waited with.
     fn has_begun_anew(&self, taken: &Taken) -> bool {
         if on(Mutant::P23Late) {
             return self.asked_again;
         }
-        taken.asked == self.asked && taken.next < self.oldest_when_asked
+        taken.asked >= self.first_asked && taken.next < self.oldest_when_asked
     }
 
     /// Everything under way that has not arrived, unless that was just done.

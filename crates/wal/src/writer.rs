@@ -190,9 +190,14 @@ impl Owner {
             Work::Thread(_) => self.shared.wake_if_asleep(queue),
             Work::Inline(work) => {
                 drop(queue);
-                // Held: a submission from a `done`, which whoever is at work finds when it looks again.
-                if let Ok(mut work) = work.try_lock() {
+                // Held: this comes from a `done`, or from another thread. Whoever is at work looks again when it has let go.
+                while let Ok(mut work) = work.try_lock() {
                     work(&self.shared);
+                    drop(work);
+                    let queue = self.shared.lock();
+                    if queue.is_idle() || matches!(queue.state, State::Closed | State::Failed) {
+                        break;
+                    }
                 }
             }
         }
