@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// How long a run takes unless anything else is said.
 const MINUTES_DEFAULT: u64 = 5;
+/// A week. All histories are kept in memory until the end: some 3 GiB an hour.
+const SECONDS_MAX: u64 = 7 * 24 * 3600;
 
 /// Breaks a real cluster under load, heals it, and holds it to what its clients saw.
 #[derive(Debug, Parser)]
@@ -40,10 +42,10 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunFlags {
     /// How long faults are injected; checking comes after that. 5 unless anything else is said.
-    #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "rounds"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["seconds", "rounds"], value_parser = clap::value_parser!(u64).range(..=SECONDS_MAX / 60))]
     minutes: Option<u64>,
     /// The same in seconds.
-    #[arg(long, value_name = "N", conflicts_with = "rounds")]
+    #[arg(long, value_name = "N", conflicts_with = "rounds", value_parser = clap::value_parser!(u64).range(..=SECONDS_MAX))]
     seconds: Option<u64>,
     /// How often every fault comes, instead of a time.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -57,8 +59,8 @@ pub(crate) struct RunFlags {
     /// Viewleaders: 1, 3 or 5.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = odd_count)]
     pub(crate) viewleaders: u8,
-    /// Partitions.
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    /// Partitions: a power of two, from 8 to 4096.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = partition_count)]
     pub(crate) partitions: u32,
     /// Which faults: names that `dht-chaos faults` lists, all, or none; all, but with --attach none.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
@@ -90,7 +92,17 @@ pub(crate) struct RunFlags {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReplayFlags {
     /// A report.json.
+    pub(crate) path: PathBuf,
+    /// Where the report of this run goes.
+    #[arg(long, value_name = "DIR", default_value = "dht-chaos-replay")]
     pub(crate) report: PathBuf,
+}
+
+fn partition_count(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(count) if (8..=4096).contains(&count) && u32::is_power_of_two(count) => Ok(count),
+        _ => Err("a cluster of the harness has 8, 16, 32, … or 4096 partitions".to_owned()),
+    }
 }
 
 fn odd_count(text: &str) -> Result<u8, String> {
@@ -122,16 +134,30 @@ impl RunFlags {
     pub(crate) fn kinds(&self) -> Result<Vec<Kind>, String> {
         match self.fault_names().as_slice() {
             [all] if all == "all" => {
-                let possible = |kind: &Kind| !self.netns || !matches!(kind, Kind::Slow | Kind::Lossy);
-                Ok(KINDS.iter().map(|(kind, ..)| *kind).filter(possible).collect())
+                Ok(KINDS.iter().map(|(kind, ..)| *kind).filter(|kind| self.possible(*kind).is_ok()).collect())
             }
             [none] if none == "none" => Ok(Vec::new()),
             names => names
                 .iter()
                 .map(|name| {
-                    Kind::named(name).ok_or_else(|| format!("there is no fault `{name}`; dht-chaos faults lists them"))
+                    let kind = Kind::named(name);
+                    let kind =
+                        kind.ok_or_else(|| format!("there is no fault `{name}`; dht-chaos faults lists them"))?;
+                    self.possible(kind).map(|()| kind)
                 })
                 .collect(),
+        }
+    }
+
+    /// Whether the cluster that is asked for survives such a fault, and its network can have it.
+    fn possible(&self, kind: Kind) -> Result<(), String> {
+        let name = kind.name();
+        match kind {
+            Kind::Slow | Kind::Lossy if self.netns => Err(format!("with --netns no link can be {name}")),
+            Kind::LeaderWipe | Kind::LeaderFlip if self.viewleaders == 1 => {
+                Err(format!("{name} takes a viewleader's files for good: a group of one does not survive that"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -152,7 +178,13 @@ impl RunFlags {
             let found = WORKLOADS.iter().position(|(name, ..)| name == wanted);
             found.ok_or_else(|| format!("there is no workload `{wanted}`; dht-chaos workloads lists them"))
         };
-        self.workloads.iter().map(place).collect()
+        let places = self.workloads.iter().map(place).collect::<Result<Vec<usize>, String>>()?;
+        match (1..places.len()).find(|at| places[..*at].contains(&places[*at])) {
+            Some(twice) => {
+                Err(format!("workload `{}` is named twice; for more load: --clients", self.workloads[twice]))
+            }
+            None => Ok(places),
+        }
     }
 
     /// What runs the same again.
@@ -231,10 +263,27 @@ mod tests {
         };
         assert!(flags.kinds().unwrap_err().contains("`kil`"));
         assert!(flags.chosen_workloads().unwrap_err().contains("`set`"));
+        for (line, word) in [
+            ("--viewleaders 1 --faults kill,leader-wipe", "leader-wipe"),
+            ("--netns --faults slow", "slow"),
+            ("--workloads sets,locks,sets", "`sets`"),
+        ] {
+            let Command::Run(flags) = parse(&format!("dht-chaos run {line}")).unwrap().command else {
+                panic!("not a run")
+            };
+            let why = flags.kinds().map(|_| ()).and_then(|()| flags.chosen_workloads().map(|_| ())).unwrap_err();
+            assert!(why.contains(word), "{why}");
+        }
+        let Command::Run(alone) = parse("dht-chaos run --viewleaders 1").unwrap().command else { panic!("not a run") };
+        assert!(!alone.kinds().unwrap().contains(&Kind::LeaderFlip));
         for line in [
             "dht-chaos run --viewleaders 2",
             "dht-chaos run --nodes 1",
             "dht-chaos run --minutes 1 --seconds 1",
+            "dht-chaos run --minutes 307445734561825861",
+            "dht-chaos run --seconds 18446744073709551615",
+            "dht-chaos run --partitions 100",
+            "dht-chaos run --partitions 1",
             "dht-chaos matrix --rounds 1 --seconds 1",
         ] {
             assert_eq!(parse(line).unwrap_err().exit, Exit::Usage, "{line}");

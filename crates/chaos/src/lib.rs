@@ -72,12 +72,15 @@ async fn run(arguments: Vec<OsString>) -> Result<Exit, Failure> {
 
 /// The flags of the run that a report describes.
 fn replayed(replay: &cli::ReplayFlags) -> Result<RunFlags, Failure> {
-    let path = replay.report.display();
+    let path = replay.path.display();
     let unusable = |why: String| Failure::usage(format!("cannot replay {path}: {why}"));
-    let text = std::fs::read_to_string(&replay.report).map_err(|error| unusable(error.to_string()))?;
+    let text = std::fs::read_to_string(&replay.path).map_err(|error| unusable(error.to_string()))?;
     let command = report::command_of(&text).map_err(|error| unusable(error.to_string()))?;
     match Cli::try_parse_from(command.split_whitespace()).map(|cli| cli.command) {
-        Ok(Command::Run(flags)) => Ok(flags),
+        Ok(Command::Run(mut flags)) => {
+            flags.report.clone_from(&replay.report);
+            Ok(flags)
+        }
         _ => Err(unusable(format!("its command is no run: {command}"))),
     }
 }

@@ -73,7 +73,7 @@ fn recovery(rounds: &[Round], began: Instant, whole: Instant) -> Option<Duration
 }
 
 /// One key for each partition.
-pub(crate) fn keys(client: &Client, prefix: &str) -> Vec<String> {
+fn keys(client: &Client, prefix: &str) -> Vec<String> {
     let view = client.view();
     let partitions = view.configurations.len();
     let mut keys: Vec<Option<String>> = vec![None; partitions];

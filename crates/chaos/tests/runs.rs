@@ -109,6 +109,42 @@ fn a_load_below_the_floor_fails_the_run() {
     assert_eq!(report(place.path())["verdict"], "load_too_low");
 }
 
+/// Guards against a server that ended by itself and passes for one that a fault had killed.
+#[test]
+fn a_server_that_ends_by_itself_fails_the_run() {
+    let place = place();
+    let output = dht_chaos(place.path(), "run --rounds 1 --faults own-end --seed 5 --workloads sets").output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let report = report(place.path());
+    assert_eq!(report["verdict"], "violated");
+    let sentence = report["sentence"].as_str().unwrap();
+    assert!(sentence.contains("was killed by signal 6 before it was killed"), "{sentence}");
+}
+
+/// Guards against a run that held because it was over before anything was broken, and one that takes the place of the
+/// report that somebody wanted to keep.
+#[test]
+fn a_run_without_time_for_a_fault_fails_and_keeps_the_report_before_it() {
+    let place = place();
+    std::fs::create_dir(place.path().join("report")).unwrap();
+    std::fs::write(place.path().join("report/report.json"), "kept").unwrap();
+    let output = dht_chaos(place.path(), "run --seconds 1 --workloads sets --floor 0").output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert_eq!(report(place.path())["verdict"], "faults_did_not_land");
+    assert_eq!(std::fs::read_to_string(place.path().join("report/previous.json")).unwrap(), "kept");
+}
+
+/// Guards against hours of a run whose report then can't be written.
+#[test]
+fn a_report_that_cannot_be_written_is_noticed_before_the_run() {
+    let place = place();
+    std::fs::write(place.path().join("report"), "a file").unwrap();
+    let output = dht_chaos(place.path(), "run --minutes 5").output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert_eq!(text(&output).lines().count(), 1, "{}", text(&output));
+    assert_nothing_is_left(place.path());
+}
+
 /// Guards against what Ctrl-C leaves behind: processes that go on, one that is stopped, a directory.
 #[test]
 fn ctrl_c_leaves_nothing() {
@@ -129,6 +165,7 @@ fn ctrl_c_leaves_nothing() {
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     assert_eq!(child.wait().unwrap().code(), Some(4), "{rest:?}");
     assert_nothing_is_left(place.path());
+    assert!(!place.path().join("report").exists(), "an empty directory for a report that never came");
 }
 
 /// Guards against namespaces and links that outlive a run which was interrupted. Only root may make them: for anybody else

@@ -1,7 +1,8 @@
 //! Locks with fencing tokens: whoever came later wins, and who was overtaken can't write any more.
 //!
-//! Two holders at one time are no anomaly: a holder that stands still can't know that its lease has ended. What must
-//! not be is that its writes still count once a later holder has written.
+//! Two that believe to be holders at one time are no anomaly: one that stands still can't know that its lease has ended.
+//! What must not be is that its writes still count once a later holder has written; and that a later one is granted the
+//! lock while the earlier one's lease, counted as its client counts it, has not ended.
 
 use crate::report::PieceOperation;
 use crate::{Anomaly, Outcome};
@@ -17,6 +18,8 @@ pub enum Action {
     Write(u64),
     /// Give the lock back.
     Release(u64),
+    /// Looked, and could count on the lease that this token stands on: at `called_at`, and until then.
+    Hold(u64),
 }
 
 /// One operation. Instants are microseconds of one clock.
@@ -45,6 +48,8 @@ pub enum Kind {
     TwoHolders,
     /// A token not greater than that of an earlier holder.
     TokenFell,
+    /// Granted to the next one while the holder's lease had not ended.
+    GrantedTooSoon,
 }
 
 /// Checks each lock alone; what is not [`Outcome::Done`] shows nothing.
@@ -59,15 +64,27 @@ pub fn check(history: &[Operation]) -> Vec<Anomaly<Kind>> {
         holders(&name, &operations, &mut anomalies);
         let grants = operations.iter().copied().filter_map(|operation| match operation.action {
             Action::Acquire(token) => Some((token?, operation)),
-            Action::Write(_) | Action::Release(_) => None,
+            Action::Write(_) | Action::Release(_) | Action::Hold(_) => None,
         });
-        for (earlier, later) in overtaken(grants) {
+        for (earlier, later) in overtaken(grants.clone()) {
             let sentence = format!("lock {name} gave token {} after token {}", later.0, earlier.0);
             anomalies.push(Anomaly::new(Kind::TokenFell, sentence, [drawn(earlier.1), drawn(later.1)]));
         }
+        let holds = operations.iter().copied().filter_map(|operation| match operation.action {
+            Action::Hold(token) => Some((token, operation)),
+            Action::Acquire(_) | Action::Write(_) | Action::Release(_) => None,
+        });
+        let both = overtaken(grants.chain(holds)).into_iter();
+        for (earlier, later) in both.filter(|(_, later)| matches!(later.1.action, Action::Hold(_))) {
+            let sentence = format!(
+                "lock {name} was granted with token {} while the lease under token {} could still be counted on",
+                earlier.0, later.0
+            );
+            anomalies.push(Anomaly::new(Kind::GrantedTooSoon, sentence, [drawn(earlier.1), drawn(later.1)]));
+        }
         let writes = operations.iter().copied().filter_map(|operation| match operation.action {
             Action::Write(token) => Some((token, operation)),
-            Action::Acquire(_) | Action::Release(_) => None,
+            Action::Acquire(_) | Action::Release(_) | Action::Hold(_) => None,
         });
         for (earlier, later) in overtaken(writes) {
             let sentence = format!(
@@ -140,6 +157,7 @@ fn drawn(operation: &Operation) -> PieceOperation {
         Action::Acquire(None) => format!("acquire {lock} → {}", operation.outcome.word()),
         Action::Write(token) => format!("write under {lock}, token {token} → {}", operation.outcome.word()),
         Action::Release(token) => format!("release {lock}, token {token} → {}", operation.outcome.word()),
+        Action::Hold(token) => format!("holds {lock}, token {token}"),
     };
     PieceOperation { client: operation.client, began_us: operation.called_at, ended_us: operation.answered_at, text }
 }
@@ -190,6 +208,9 @@ mod tests {
         assert_eq!(with(operation(3, 11, 14, Action::Write(2))), [Kind::TwoHolders]);
         assert_eq!(with(operation(3, 6, 7, Action::Acquire(Some(0)))), [Kind::TokenFell]);
         assert_eq!(check(&two_holders()), []);
+        assert_eq!(with(operation(1, 6, 6, Action::Hold(1))), [Kind::GrantedTooSoon]);
+        assert_eq!(with(operation(1, 4, 4, Action::Hold(1))), [], "the other's grant was under way");
+        assert_eq!(with(operation(2, 11, 11, Action::Hold(2))), []);
     }
 
     /// Guards against locks being mixed up: tokens are compared within one.

@@ -19,9 +19,7 @@ impl Cluster {
         let mut waited = Duration::ZERO;
         loop {
             let looked = Instant::now();
-            if let Some(ended) = self.unexpected_end() {
-                return Err(Error::Cluster(format!("{ended} (nothing had been done to it)")));
-            }
+            self.all_go_on()?;
             let missing = match tokio::time::timeout(ANSWER_MAX, self.missing()).await {
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Ok(Some(missing))) => missing,

@@ -15,11 +15,13 @@ use crate::error::Error;
 use crate::proxy::Policy;
 use crate::random::Random;
 use client::Leaders;
+use daemon::Exit;
 use faults::Fault;
 use rustix::process::Signal;
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 pub(crate) use process::{Process, State, die_with_parent, in_words};
@@ -200,14 +202,21 @@ impl Cluster {
     /// SIGKILL; resolves when the process is gone.
     ///
     /// # Errors
-    /// [`Error::NotLanded`].
+    /// [`Error::NotLanded`]; [`Error::Cluster`] where it was gone before, and not by somebody's hand.
     pub(crate) async fn kill(&mut self, place: usize) -> Result<(), Error> {
         self.expected_down[place] = true;
-        let killed = self.process(place)?.signal(Signal::KILL, State::Gone).await;
+        let process = self.process(place)?;
+        let killed = process.signal(Signal::KILL, State::Gone).await;
+        let status = process.ended();
         self.wires.close(place);
         killed?;
         self.processes[place] = None;
-        Ok(())
+        match status {
+            Some(status) if status.signal() != Some(Signal::KILL.as_raw()) => {
+                Err(self.trouble(place, status, "before it was killed"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// SIGTERM; resolves when the process has ended in order.
@@ -223,28 +232,36 @@ impl Cluster {
         asked?;
         self.processes[place] = None;
         match status {
-            Some(status) if !status.success() => {
-                Err(Error::Cluster(format!("{} {} when it was asked to end", self.slots[place].name, in_words(status))))
-            }
+            Some(status) if !status.success() => Err(self.trouble(place, status, "when it was asked to end")),
             _ => Ok(()),
         }
     }
 
-    /// Waits until the process of a place ends by itself; says how.
+    /// Waits until the process of a place ends by itself, in a way that it has chosen; says how.
     ///
     /// # Errors
-    /// [`Error::NotLanded`] where it does not within `at_most`.
+    /// [`Error::NotLanded`] where it does not within `at_most`; [`Error::Cluster`] where it ends with a bug.
     pub(crate) async fn await_end(&mut self, place: usize, at_most: Duration) -> Result<String, Error> {
         let process = self.process(place)?;
         let ended = tokio::time::timeout(at_most, process.reaped()).await;
-        let how = process.ended().map(in_words);
+        let status = process.ended();
         if ended.is_err() {
             let name = &self.slots[place].name;
             return Err(Error::NotLanded(format!("{name} goes on for {} s", at_most.as_secs())));
         }
         self.wires.close(place);
         self.processes[place] = None;
-        Ok(how.unwrap_or_else(|| "ended".to_owned()))
+        match status {
+            Some(status) if is_a_bug(status) => Err(self.trouble(place, status, "by itself")),
+            Some(status) => Ok(in_words(status)),
+            None => Ok("ended".to_owned()),
+        }
+    }
+
+    /// A process that ended in a way that it must not; its last word says more.
+    fn trouble(&self, place: usize, status: ExitStatus, when: &str) -> Error {
+        let slot = &self.slots[place];
+        Error::Cluster(format!("{} {} {when}: {}", slot.name, in_words(status), root::last_line(&slot.log)))
     }
 
     /// The network between the processes.
@@ -296,14 +313,16 @@ impl Cluster {
         control.set(faults).map_err(Error::file(control.path()))
     }
 
-    /// A process that has ended though no fault let it.
-    pub(crate) fn unexpected_end(&self) -> Option<String> {
-        (0..self.slots.len()).find_map(|place| {
-            let status = self.processes[place].as_ref()?.ended()?;
-            let slot = &self.slots[place];
-            (!self.expected_down[place])
-                .then(|| format!("{} {}: {}", slot.name, in_words(status), root::last_line(&slot.log)))
-        })
+    /// Looks for a process that has ended though no fault let it.
+    ///
+    /// # Errors
+    /// [`Error::Cluster`] where there is one.
+    pub(crate) fn all_go_on(&self) -> Result<(), Error> {
+        let ended = |place: usize| self.processes[place].as_ref()?.ended().filter(|_| !self.expected_down[place]);
+        match (0..self.slots.len()).find_map(|place| Some((place, ended(place)?))) {
+            Some((place, status)) => Err(self.trouble(place, status, "though nothing had been done to it")),
+            None => Ok(()),
+        }
     }
 
     /// Kills every process, and waits until all are gone.
@@ -315,8 +334,12 @@ impl Cluster {
     }
 
     /// Ends every process, politely first.
-    pub(crate) async fn stop(&mut self) {
+    ///
+    /// # Errors
+    /// [`Error::Cluster`] where one does not end, or ends with a failure; all have ended then too.
+    pub(crate) async fn stop(&mut self) -> Result<(), Error> {
         let began = Instant::now();
+        let mut stopped = Ok(());
         for place in self.running(None) {
             self.expected_down[place] = true;
             if let Ok(process) = self.process(place) {
@@ -327,12 +350,30 @@ impl Cluster {
         }
         for place in self.running(None) {
             let left = STOP_MAX.saturating_sub(began.elapsed());
-            if self.await_end(place, left).await.is_err() {
-                // Fails only where it has ended meanwhile.
-                let _gone = self.kill(place).await;
-            }
+            let Ok(process) = self.process(place) else { continue };
+            let ended = tokio::time::timeout(left, process.reaped()).await;
+            let status = process.ended();
+            let name = &self.slots[place].name;
+            let found = match (ended, status) {
+                (Err(_), _) => {
+                    Err(Error::Cluster(format!("{name} goes on {} s after it was asked to end", STOP_MAX.as_secs())))
+                }
+                (Ok(()), Some(status)) if !status.success() => {
+                    Err(self.trouble(place, status, "when it was asked to end"))
+                }
+                (Ok(()), _) => Ok(()),
+            };
+            // Fails only where it has ended meanwhile, which it had.
+            let _gone = self.kill(place).await;
+            stopped = stopped.and(found);
         }
+        stopped
     }
+}
+
+/// Whether it is no end that a server chooses: a panic, or a signal that nobody sent on purpose.
+fn is_a_bug(status: ExitStatus) -> bool {
+    status.signal().is_some() || status.code() == Some(Exit::Bug.code().into())
 }
 
 fn addresses_of(slots: &[Slot], role: Role) -> Vec<String> {

@@ -1,10 +1,16 @@
 //! The directory of a run: everything that its processes write. Removed at the end, kept where the run found something.
 
 use crate::error::Error;
+use rustix::process::{Pid, Signal};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tempfile::TempDir;
+
+/// How often it is looked whether what was killed has gone, before a panic goes on without it.
+const KILLED_WITHIN_LOOKS: usize = 200;
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The directory. Dropping it removes it, unless it is to be kept.
 #[derive(Debug)]
@@ -47,10 +53,11 @@ pub(super) fn there_are_namespaces() {
     NAMESPACES_LEFT.store(true, Ordering::Relaxed);
 }
 
-/// A panic removes the directory, and namespaces where there are any, before it ends the process. The processes end with this one.
+/// A panic kills the processes, and removes their directory, and namespaces where there are any, before it ends this one.
 pub(crate) fn clean_up_on_panic() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        kill_children();
         let left = LEFT_BY_A_PANIC.try_lock().ok().and_then(|mut left| left.take());
         if let Some(path) = left {
             // What can't be removed now stays in the directory for temporary files.
@@ -61,6 +68,26 @@ pub(crate) fn clean_up_on_panic() {
         }
         before(panic);
     }));
+}
+
+/// Kills every process that this one has started, and waits until they have closed their files.
+fn kill_children() {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let pids: Vec<i32> =
+        children.flat_map(|pids| pids.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
+    for pid in pids.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+        // It may have ended meanwhile.
+        let _gone = rustix::process::kill_process(pid, Signal::KILL);
+    }
+    // One that nobody has waited for has no files any more.
+    let runs = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok();
+    for _ in 0..KILLED_WITHIN_LOOKS {
+        if !pids.iter().any(runs) {
+            break;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// The last line of a log: on its way out a server says why there.

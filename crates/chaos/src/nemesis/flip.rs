@@ -15,8 +15,10 @@ const FILES: usize = 2;
 const BYTES: usize = 4;
 /// The mark of a clean close, and the frame before it.
 const LAST_FRAMES: usize = 2;
-/// How long a process may take to notice that its files can't be used.
-const REFUSES_WITHIN: Duration = Duration::from_secs(10);
+/// How long a process may take to notice that its files can't be used, on a machine that is busy otherwise.
+const REFUSES_WITHIN: Duration = Duration::from_secs(60);
+/// And how long one is watched that has been accepted with them.
+const WATCHED_FOR: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Who the process is to the others, and would never be again.
@@ -105,7 +107,7 @@ async fn refusal(stage: &mut Stage<'_>, target: usize, before: Option<Incarnatio
             let is_member = status.members.iter().any(|it| it.address == address && is_there(&it.role));
             accepted = is_node || is_member;
         }
-        if accepted && began.elapsed() > REFUSES_WITHIN / 5 {
+        if accepted && began.elapsed() > WATCHED_FOR {
             return Ok(None);
         }
         if began.elapsed() > REFUSES_WITHIN {

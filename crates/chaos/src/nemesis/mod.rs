@@ -59,6 +59,7 @@ pub(crate) enum Kind {
     Clock,
     Members,
     EmptyCut,
+    OwnEnd,
 }
 
 /// All kinds, the mildest first: name and what it does.
@@ -99,17 +100,18 @@ pub(crate) const KINDS: &[(Kind, &str, &str)] = &[
     ),
 ];
 
-/// For the harness's own tests: must fail every run.
-const EMPTY_CUT: &str = "empty-cut";
+/// For the harness's own tests: each must fail every run.
+const FOR_TESTS: &[(Kind, &str)] = &[(Kind::EmptyCut, "empty-cut"), (Kind::OwnEnd, "own-end")];
 
 impl Kind {
     pub(crate) fn name(self) -> &'static str {
-        KINDS.iter().find(|(kind, ..)| *kind == self).map_or(EMPTY_CUT, |(_, name, _)| name)
+        let mut all = KINDS.iter().map(|(kind, name, _)| (*kind, *name)).chain(FOR_TESTS.iter().copied());
+        all.find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
     }
 
     pub(crate) fn named(name: &str) -> Option<Kind> {
-        let known = KINDS.iter().find(|(_, known, _)| *known == name).map(|(kind, ..)| *kind);
-        known.or((name == EMPTY_CUT).then_some(Kind::EmptyCut))
+        let mut all = KINDS.iter().map(|(kind, name, _)| (*kind, *name)).chain(FOR_TESTS.iter().copied());
+        all.find(|(_, known)| *known == name).map(|(kind, _)| kind)
     }
 
     /// Injects, holds, proves and takes back; says how it landed.
@@ -131,6 +133,7 @@ impl Kind {
             Kind::Split => cut::run(stage, cut::Shape::Halves).await,
             Kind::Bridge => cut::run(stage, cut::Shape::Bridge).await,
             Kind::EmptyCut => cut::run(stage, cut::Shape::Nothing).await,
+            Kind::OwnEnd => kill::after_its_own_end(stage).await,
             Kind::Slow => links::slow(stage).await,
             Kind::Lossy => links::lossy(stage).await,
             Kind::FsyncSlow => disk::slow(stage, Role::Storaged).await,

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::random::Random;
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -166,6 +167,8 @@ fn ip(arguments: &[&str]) -> Result<String, Error> {
     let output = Command::new("ip")
         .args(arguments)
         .stdin(Stdio::null())
+        // Ctrl-C is for the harness: what it is about to delete is to be deleted.
+        .process_group(0)
         .output()
         .map_err(|error| Error::machine(action())(error))?;
     if output.status.success() {

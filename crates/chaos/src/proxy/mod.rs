@@ -128,10 +128,10 @@ async fn serve(listener: TcpListener, station: Station, ways: Arc<Ways>) {
     }
 }
 
-async fn carry(mut caller: TcpStream, target: SocketAddr, there: &Way, back: &Way, luck: Random) -> io::Result<()> {
+async fn carry(mut caller: TcpStream, target: SocketAddr, there: &Way, back: &Way, mut luck: Random) -> io::Result<()> {
     // A first packet that is lost, there or back, is repeated like any other.
     for way in [there, back] {
-        if way.pass(GREETING_BYTES, || 0).await.is_err() {
+        if way.pass(GREETING_BYTES, || luck.next()).await.is_err() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
     }

@@ -5,8 +5,8 @@ use crate::error::Error;
 use crate::random::Random;
 use crate::screen::Screen;
 use crate::workload::{Load, Seat, Workload};
-use client::{Client, Coordination, Options};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use client::{Client, Coordination, Options, ScanOptions};
+use futures::stream::{self, TryStreamExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -84,17 +84,17 @@ pub(super) async fn watch<T>(load: &Load, screen: &Screen, something: impl Futur
     }
 }
 
-/// Deletes everything that a run wrote.
+/// Deletes everything that a run wrote into a cluster that was there before it.
 ///
 /// # Errors
 /// [`Error::Client`].
-pub(super) async fn delete_all(
-    workloads: &[(usize, Arc<dyn Workload>)],
-    probes: &[String],
-    client: &Client,
-) -> Result<(), Error> {
-    let keys = workloads.iter().flat_map(|(_, workload)| workload.keys()).chain(probes.iter().cloned());
-    let delete =
-        |key: String| async move { client.delete(key, Condition::None).await.map(|_| ()).map_err(Error::from) };
-    stream::iter(keys).map(delete).buffer_unordered(DELETE_AT_A_TIME).try_collect().await
+pub(super) async fn delete_all(leaders: &[String], prefix: &str) -> Result<(), Error> {
+    let client = &Client::connect(leaders, Options { timeout: CLIENT_TIMEOUT }).await?;
+    let scan = client.scan(ScanOptions { prefix: prefix.to_owned().into(), keys_only: true, ..ScanOptions::default() });
+    let keys = stream::try_unfold(scan, |mut scan| async move {
+        let next = scan.next().await?;
+        Ok::<_, client::Error>(next.map(|item| (item.key, scan)))
+    });
+    let delete = |key| async move { client.delete(key, Condition::None).await.map(|_| ()) };
+    keys.map_ok(delete).try_buffer_unordered(DELETE_AT_A_TIME).try_collect().await.map_err(Error::from)
 }

@@ -28,21 +28,22 @@ pub(super) struct Injected {
     pub(super) missed: Vec<String>,
     /// What the cluster did that it must not do: ended by itself, or did not become whole.
     pub(super) trouble: Option<String>,
+    /// What this machine refused, so that the run was broken off. What clients had heard by then counts all the same.
+    pub(super) refused: Option<Error>,
     /// Kinds for which there was no time.
     pub(super) left_out: Vec<&'static str>,
 }
 
+impl Injected {
+    /// Whether the run can't go on.
+    pub(super) fn is_broken_off(&self) -> bool {
+        self.trouble.is_some() || self.refused.is_some()
+    }
+}
+
 impl Plan<'_> {
     /// Injects one fault after the other until the time is up, or every kind came as often as it is to.
-    ///
-    /// # Errors
-    /// What this machine refuses.
-    pub(super) async fn inject(
-        &self,
-        cluster: Option<&mut Cluster>,
-        clients: &Clients,
-        probe: &Probe,
-    ) -> Result<Injected, Error> {
+    pub(super) async fn inject(&self, cluster: Option<&mut Cluster>, clients: &Clients, probe: &Probe) -> Injected {
         let mut injected = Injected::default();
         let ends = self.flags.duration().map(|duration| clients.load.began + duration);
         if let Some(cluster) = cluster {
@@ -56,9 +57,11 @@ impl Plan<'_> {
                 clients.sleep(planned.quiet, self.screen).await;
                 came.push(planned.kind);
                 let one = self.one(cluster, planned, clients, probe, &mut injected);
-                watch(&clients.load, self.screen, one).await?;
-                if injected.trouble.is_some() {
-                    return Ok(injected);
+                if let Err(error) = watch(&clients.load, self.screen, one).await {
+                    injected.refused = Some(error);
+                }
+                if injected.is_broken_off() {
+                    return injected;
                 }
             }
             let left_out = self.kinds.iter().filter(|kind| !came.contains(kind));
@@ -66,7 +69,7 @@ impl Plan<'_> {
         }
         let rest = ends.map_or(QUIET_AT_END, |ends| ends.saturating_duration_since(Instant::now()));
         clients.sleep(rest, self.screen).await;
-        Ok(injected)
+        injected
     }
 
     async fn one(
@@ -96,8 +99,9 @@ impl Plan<'_> {
                 cluster.mend().await?;
                 None
             }
-            Err(Error::Cluster(trouble)) => {
-                injected.trouble = Some(format!("{} of {target}: {trouble}", kind.name()));
+            // A cluster that does not do what it is asked, however long one asks, is as bad as one that is not whole.
+            Err(error @ (Error::Cluster(_) | Error::Client(_))) => {
+                injected.trouble = Some(format!("{} of {target}: {error}", kind.name()));
                 None
             }
             Err(error) => return Err(error),

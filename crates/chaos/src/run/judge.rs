@@ -18,7 +18,11 @@ pub(super) async fn workloads(workloads: &[(usize, Arc<dyn Workload>)], screen: 
     for (which, workload) in workloads {
         let (name, judging) = (WORKLOADS[*which].0, workload.clone());
         // A panic ends the process: there is always a judgement.
-        let Ok(judged) = tokio::task::spawn_blocking(move || judging.verdict(name)).await else { continue };
+        let Ok(mut judged) = tokio::task::spawn_blocking(move || judging.verdict(name)).await else { continue };
+        if judged.verdict == Verdict::Held && workload.effects() == 0 {
+            judged.verdict = Verdict::LoadTooLow;
+            judged.sentence = "nothing that was asked had an effect".to_owned();
+        }
         screen.say(&format!("{name} judged: {} operations", judged.operations));
         results.push(judged);
     }
@@ -99,6 +103,12 @@ pub(super) fn verdict(
     }
     if let Some(missed) = injected.missed.first() {
         return (Verdict::FaultsDidNotLand, missed.clone());
+    }
+    if injected.spans.is_empty() && !injected.left_out.is_empty() {
+        return (Verdict::FaultsDidNotLand, "there was no time for any fault: run longer".to_owned());
+    }
+    if let Some(idle) = first(Verdict::LoadTooLow) {
+        return (Verdict::LoadTooLow, format!("{}: {}", idle.name, idle.sentence));
     }
     if let Some(sentence) = untested(injected) {
         return (Verdict::LoadTooLow, sentence);

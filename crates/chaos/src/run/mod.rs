@@ -55,30 +55,48 @@ pub(crate) async fn run(flags: &RunFlags) -> Result<Exit, Failure> {
     if let Ok(asked) = tokio::time::timeout(Duration::ZERO, &mut stop).await {
         return Err(asked);
     }
+    let place = report::Place::prepare(&flags.report)?;
     let mut cluster = match flags.attach.is_empty() {
         true => Some(Cluster::new(shape(flags), &mut Random::part(seed, DRAWS_NETWORK))?),
         false => None,
     };
     let screen = Screen::new(flags.live, Instant::now());
-    let plan = Plan { flags, seed, kinds, workloads, screen: &screen };
-    let outcome = tokio::select! {
+    let began = SystemTime::now();
+    let prefix = format!("chaos-{seed:x}-{}/", humantime::format_rfc3339_seconds(began));
+    let plan = Plan { flags, seed, began, prefix: &prefix, kinds, workloads, screen: &screen };
+    let mut outcome = tokio::select! {
         outcome = plan.drive(&mut cluster) => outcome.map_err(Failure::from),
         asked = &mut stop => Err(asked),
     };
     screen.close();
-    let held = matches!(&outcome, Ok(report) if report.verdict == Verdict::Held);
+    let mut held = matches!(&outcome, Ok(report) if report.verdict == Verdict::Held);
     if let Some(mut cluster) = cluster {
-        match outcome.is_ok() {
-            true => cluster.stop().await,
-            false => cluster.kill_all().await,
+        match &mut outcome {
+            Ok(report) => {
+                if let (Err(error), true) = (cluster.stop().await, held) {
+                    (report.verdict, report.sentence) = (Verdict::Violated, error.to_string());
+                    held = false;
+                }
+            }
+            Err(_) => cluster.kill_all().await,
         }
         if !held && !stop_was_asked(&outcome) {
             eprint(&format!("data and logs are kept in {}", cluster.root.keep().display()));
         }
     }
+    if !flags.attach.is_empty()
+        && let Err(error) = clients::delete_all(&flags.attach, &prefix).await
+    {
+        eprint(&format!("keys that begin with {prefix} are left in that cluster: {error}"));
+    }
     let report = outcome?;
-    report::write(&report, &flags.report)?;
-    crate::print(&summary(&report, flags))?;
+    crate::print(&summary(&report))?;
+    match place.write(&report) {
+        Ok(path) => crate::print(&format!("report: {}\n", path.display()))?,
+        // What was found is worth more than why it could not be written down.
+        Err(error) if !held => eprint(&error.to_string()),
+        Err(error) => return Err(error.into()),
+    }
     Ok(exit_code(report.verdict))
 }
 
@@ -122,7 +140,7 @@ fn interrupted() -> Failure {
     Failure::new(Exit::Unknown, INTERRUPTED)
 }
 
-const INTERRUPTED: &str = "stopped before the end: nothing is known, nothing is left behind";
+const INTERRUPTED: &str = "stopped before the end: nothing is known";
 
 fn stop_was_asked(outcome: &Result<Report, Failure>) -> bool {
     matches!(outcome, Err(failure) if failure.message == INTERRUPTED)
@@ -138,6 +156,9 @@ fn eprint(text: &str) {
 struct Plan<'a> {
     flags: &'a RunFlags,
     seed: u64,
+    began: SystemTime,
+    /// What every key begins with.
+    prefix: &'a str,
     kinds: Vec<Kind>,
     workloads: Vec<usize>,
     screen: &'a Screen,
@@ -155,20 +176,23 @@ impl Plan<'_> {
             }
             None => self.flags.attach.clone(),
         };
-        let began = SystemTime::now();
-        let prefix = format!("chaos-{:x}-{}/", self.seed, humantime::format_rfc3339_seconds(began));
         let workloads: Vec<(usize, Arc<dyn Workload>)> =
-            self.workloads.iter().map(|which| (*which, WORKLOADS[*which].2(&prefix))).collect();
+            self.workloads.iter().map(|which| (*which, WORKLOADS[*which].2(self.prefix))).collect();
         let patient = Client::connect(&leaders, Options { timeout: PATIENT_TIMEOUT }).await?;
+        let status = patient.status().await?;
         let clients = Clients::start(&leaders, &workloads, self.flags.clients, self.seed, self.screen).await?;
-        let probe = Probe::start(patient.clone(), &prefix);
-        let mut injected = self.inject(cluster.as_mut(), &clients, &probe).await?;
+        let probe = Probe::start(patient.clone(), self.prefix);
+        let mut injected = self.inject(cluster.as_mut(), &clients, &probe).await;
         // While clients finish what they are at, and wait for what was promised to them, there is no load any more.
         let load_ended = clients.load.began.elapsed();
-        if let (Some(trouble), Some(cluster)) = (&mut injected.trouble, cluster.as_ref()) {
+        if let (Some(trouble), Some(cluster)) = (&mut injected.trouble, cluster.as_mut()) {
             // What clients still wait for comes only once whoever the last fault hit is there again.
             self.screen.say("broken off; waiting until the cluster is whole");
-            if let Err(error) = cluster.await_whole().await {
+            let whole = async {
+                cluster.mend().await?;
+                cluster.await_whole().await
+            };
+            if let Err(error) = whole.await {
                 trouble.push_str(&format!("; {error}"));
             }
         }
@@ -176,32 +200,26 @@ impl Plan<'_> {
         self.add_operations(&mut injected, &load);
         let mut trouble = injected.trouble.clone();
         drop(probe);
-        if trouble.is_none() {
+        if !injected.is_broken_off() {
             self.screen.say("the load has ended; reading everything back");
             trouble = self.read_back(cluster.as_ref(), &workloads, &patient).await.err().map(|error| error.to_string());
         }
         let judged = judge::workloads(&workloads, self.screen).await;
-        if cluster.is_none() {
-            clients::delete_all(&workloads, &crate::probe::keys(&patient, &prefix), &patient).await?;
-        }
         let floor = judge::floor(&load.meter.seconds(), &injected, load_ended, self.flags.floor);
         let (verdict, sentence) = judge::verdict(&judged, &injected, trouble, floor);
-        let size = match cluster {
-            Some(_) => (self.flags.nodes.into(), self.flags.viewleaders.into()),
-            None => {
-                let status = patient.status().await?;
-                (status.nodes.len() as u32, status.members.len() as u32)
-            }
-        };
+        // A violation is one, whatever else went wrong.
+        if let Some(refused) = injected.refused.filter(|_| verdict != Verdict::Violated) {
+            return Err(refused);
+        }
         Ok(Report {
             verdict,
             sentence,
             seed: self.seed,
             command: self.flags.command(self.seed),
-            began: humantime::format_rfc3339_seconds(began).to_string(),
+            began: humantime::format_rfc3339_seconds(self.began).to_string(),
             seconds: load_ended.as_secs(),
-            nodes: size.0,
-            viewleaders: size.1,
+            nodes: status.nodes.len() as u32,
+            viewleaders: status.members.len() as u32,
             faults: injected.spans,
             timeline: report::timeline(&load.meter.seconds()),
             workloads: judged,
@@ -220,12 +238,12 @@ impl Plan<'_> {
         for (_, workload) in workloads {
             workload.read_back(patient).await?;
         }
-        Ok(())
+        cluster.map_or(Ok(()), Cluster::all_go_on)
     }
 }
 
 /// The end of a run in a few lines.
-fn summary(report: &Report, flags: &RunFlags) -> String {
+fn summary(report: &Report) -> String {
     let mut lines = vec![String::new()];
     for workload in &report.workloads {
         let name = &workload.name;
@@ -248,8 +266,7 @@ fn summary(report: &Report, flags: &RunFlags) -> String {
     }
     lines.push(String::new());
     lines.push(format!("{}: {}", word(report.verdict), report.sentence));
-    lines.push(format!("again: {}", report.command));
-    lines.push(format!("report: {}\n", flags.report.join("report.html").display()));
+    lines.push(format!("again: {}\n", report.command));
     lines.join("\n")
 }
 

@@ -59,15 +59,21 @@ impl Workload for Appends {
         WorkloadResult::judged(name, history.len() as u64, &check::append::check(&history))
     }
 
+    fn effects(&self) -> usize {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = history.iter().filter(|transaction| transaction.outcome == check::Outcome::Done);
+        done.filter(|it| it.operations.iter().any(|step| matches!(step, Step::Append { .. }))).count()
+    }
+}
+
+impl Appends {
     fn keys(&self) -> Vec<String> {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let steps = history.iter().flat_map(|transaction| &transaction.operations);
         let keys: BTreeSet<_> = steps.map(|(Step::Append { key, .. } | Step::Read { key, .. })| key).collect();
         keys.into_iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect()
     }
-}
 
-impl Appends {
     async fn append(&self, seat: &Seat, key: String, element: u64) {
         let read = get(seat, &key).await;
         let Outcome::Done(found) = &read.outcome else { return };

@@ -75,12 +75,18 @@ impl Workload for Bank {
         WorkloadResult::judged(name, operations, &check::bank::check(&at_begin, &history))
     }
 
-    fn keys(&self) -> Vec<String> {
-        (0..ACCOUNTS).map(|account| self.key(account)).collect()
+    fn effects(&self) -> usize {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_done = |transaction: &&Transaction| transaction.outcome == check::Outcome::Done;
+        history.iter().filter(is_done).filter(|it| matches!(it.action, Action::Transfer { .. })).count()
     }
 }
 
 impl Bank {
+    fn keys(&self) -> Vec<String> {
+        (0..ACCOUNTS).map(|account| self.key(account)).collect()
+    }
+
     fn key(&self, account: u64) -> String {
         format!("{}account-{account}", self.prefix)
     }

@@ -56,12 +56,18 @@ impl Workload for Counters {
         WorkloadResult::judged(name, history.len() as u64, &check::counters::check(&history, at_end))
     }
 
-    fn keys(&self) -> Vec<String> {
-        (0..COUNTERS).map(|which| self.key(which)).collect()
+    fn effects(&self) -> usize {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_done = |operation: &&Operation| operation.outcome == check::Outcome::Done;
+        history.iter().filter(is_done).filter(|operation| matches!(operation.action, Action::Add(_))).count()
     }
 }
 
 impl Counters {
+    fn keys(&self) -> Vec<String> {
+        (0..COUNTERS).map(|which| self.key(which)).collect()
+    }
+
     fn key(&self, which: usize) -> String {
         format!("{}counter-{which}", self.prefix)
     }

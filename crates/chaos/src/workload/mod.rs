@@ -38,8 +38,8 @@ pub(crate) trait Workload: Send + Sync {
     /// What holds of everything that was heard. Slow; blocks.
     fn verdict(&self, name: &str) -> WorkloadResult;
 
-    /// Every key that it may have written.
-    fn keys(&self) -> Vec<String>;
+    /// How many answers say that something was changed, or a change heard of: a load without any shows nothing.
+    fn effects(&self) -> usize;
 }
 
 /// Makes a workload whose keys begin with a prefix.

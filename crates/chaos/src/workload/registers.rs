@@ -60,14 +60,19 @@ impl Workload for Registers {
         judge(name, &history, STEPS_MAX)
     }
 
+    fn effects(&self) -> usize {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.iter().filter(|operation| matches!(operation.heard, Heard::Written(_))).count()
+    }
+}
+
+impl Registers {
     fn keys(&self) -> Vec<String> {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let keys: BTreeSet<&Bytes> = history.iter().map(|operation| &operation.key).collect();
         keys.into_iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect()
     }
-}
 
-impl Registers {
     /// Later than every answer so far.
     fn now(&self) -> u64 {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);

@@ -66,13 +66,18 @@ impl Workload for Sets {
         WorkloadResult::judged(name, history.len() as u64, &anomalies)
     }
 
-    fn keys(&self) -> Vec<String> {
+    fn effects(&self) -> usize {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        history.iter().map(|add| self.key(add.element)).collect()
+        history.iter().filter(|add| add.outcome == check::Outcome::Done).count()
     }
 }
 
 impl Sets {
+    fn keys(&self) -> Vec<String> {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.iter().map(|add| self.key(add.element)).collect()
+    }
+
     /// The set's name.
     fn set(&self) -> Bytes {
         format!("{}elements", self.prefix).into()
