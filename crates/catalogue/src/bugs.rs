@@ -103,6 +103,7 @@ pub const BUGS: &[Bug] = &[
     bug("replcore::P9Learner", "P9", &[20], &[Catcher::Seeds(None), Catcher::World("members")]),
     bug("replcore::P9Durable", "P9", &[25], &[Catcher::Seeds(None)]),
     bug("replcore::P10", "P10", &[18, 19], &[test("replcore", "golden", "scenario_05")]),
+    bug("replcore::P10Held", "P10", &[], &[test("replcore", "golden", "held")]),
     bug("replcore::P11", "P11", &[], &[Catcher::Seeds(Some("crashes"))]),
     bug("replcore::P12Judged", "P12", &[], &[Catcher::Seeds(None)]),
     bug("replcore::P12Answered", "P12", &[], &[Catcher::Seeds(None)]),

@@ -159,10 +159,12 @@ impl<E: Engine> Engine for FaultyEngine<E> {
         self.call(Operation::Keyspaces, &[], |engine| engine.keyspaces())
     }
 
-    fn delete(&self, keyspace: Keyspace) -> Result<(), EngineError> {
-        self.call(Operation::Delete, &[], |engine| engine.delete(keyspace))?;
-        self.lock().corrupt_keyspaces.retain(|damaged| *damaged != keyspace);
-        Ok(())
+    fn delete_step(&self, keyspace: Keyspace) -> Result<bool, EngineError> {
+        let last = self.call(Operation::Delete, &[], |engine| engine.delete_step(keyspace))?;
+        if last {
+            self.lock().corrupt_keyspaces.retain(|damaged| *damaged != keyspace);
+        }
+        Ok(last)
     }
 
     fn checkpoint(&self) -> Result<(), EngineError> {

@@ -123,13 +123,22 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Io`].
     fn keyspaces(&self) -> Result<Vec<Keyspace>, EngineError>;
 
-    /// Deletes one generation of one partition, and no other (P5), in bounded steps between which others work. From the
+    /// One bounded step of deleting one generation of one partition, and no other (P5); true once nothing is left. From the
     /// first step on the keyspace reads as empty and refuses batches. After a crash in the middle it is still listed by
-    /// [`Engine::keyspaces`]: call again. Deleting what does not exist does nothing.
+    /// [`Engine::keyspaces`]: go on. Deleting what does not exist does nothing.
     ///
     /// # Errors
     /// [`EngineError::Corrupt`], [`EngineError::Io`].
-    fn delete(&self, keyspace: Keyspace) -> Result<(), EngineError>;
+    fn delete_step(&self, keyspace: Keyspace) -> Result<bool, EngineError>;
+
+    /// [`Engine::delete_step`] until nothing is left.
+    ///
+    /// # Errors
+    /// As that.
+    fn delete(&self, keyspace: Keyspace) -> Result<(), EngineError> {
+        while !self.delete_step(keyspace)? {}
+        Ok(())
+    }
 
     /// When this returns, everything applied before the call is durable; the log may be trimmed that far (P23).
     ///

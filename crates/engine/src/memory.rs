@@ -179,13 +179,13 @@ impl Engine for MemoryEngine {
         Ok(self.lock().now.keys().copied().collect())
     }
 
-    fn delete(&self, keyspace: Keyspace) -> Result<(), EngineError> {
+    fn delete_step(&self, keyspace: Keyspace) -> Result<bool, EngineError> {
         let mut inner = self.lock();
         if inner.now.contains_key(&keyspace) {
             inner.perform(Step::BeginDelete(keyspace));
             inner.perform(Step::FinishDelete(keyspace));
         }
-        Ok(())
+        Ok(true)
     }
 
     fn checkpoint(&self) -> Result<(), EngineError> {

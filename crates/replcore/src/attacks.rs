@@ -28,7 +28,7 @@ impl Alone {
     }
     fn checkpoint(&mut self, through: Seq) {
         let generation = self.replica.base().generation;
-        self.ev(Event::Checkpointed { generation, through });
+        self.ev(Event::Checkpointed { generation, through, make_room: false });
     }
     fn ev(&mut self, e: Event) -> Vec<Effect> {
         let mut out = vec![];
@@ -59,9 +59,12 @@ impl Alone {
         self.ev(Event::Message { from: NodeId(from), message: Message { term: Term(term), body } })
     }
     fn put(&mut self, t: u64) -> Vec<Effect> {
+        self.put_value(t, Bytes::from_static(b"v"))
+    }
+    fn put_value(&mut self, t: u64, value: Bytes) -> Vec<Effect> {
         let mutation = Mutation {
             key: Bytes::from_static(b"k"),
-            kind: MutationKind::Put(Bytes::from_static(b"v")),
+            kind: MutationKind::Put(value),
             condition: Condition::None,
             fence: None,
         };
@@ -443,4 +446,47 @@ fn what_a_learner_is_sent_is_kept() {
     o.ev(Event::Flush);
     o.checkpoint(Seq(51));
     assert_eq!(o.replica.base().trim, EntryId::ZERO, "trimmed what the learner is being sent");
+}
+
+/// Guards against a record of the log that is longer than the log takes, which would end the node: what waited for a lock
+/// is appended all at once.
+#[test]
+fn what_is_appended_at_once_is_written_in_records_of_bounded_length() {
+    let mut o = Alone::serving(None);
+    let value = Bytes::from(vec![7; 1 << 20]);
+    for i in 0..30 {
+        o.put_value(i, value.clone());
+    }
+    let out = o.ev(Event::Flush);
+    let lengths: Vec<usize> = out
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Persist { record: crate::PersistRecord::Append { entries, .. }, .. } => {
+                Some(entries.iter().map(|entry| entry.payload.len()).sum())
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(lengths.len(), 30usize.div_ceil(7), "{lengths:?}");
+    assert!(lengths.iter().all(|length| *length <= 8 << 20), "{lengths:?}");
+    o.sync();
+    o.msg(2, 2, Body::Prepared { seq: Seq(31) });
+    assert_eq!(o.replica.committed, Seq(31), "all of it is on disk");
+}
+
+/// Guards against a record of remembered requests that is longer than the state takes, which would end every replica again
+/// and again.
+#[test]
+fn requests_that_are_many_are_stored_in_several_records() {
+    let mut o = Alone::serving(None);
+    for i in 0..100_000 {
+        o.put(i);
+    }
+    o.ev(Event::Flush);
+    o.sync();
+    o.msg(2, 2, Body::Prepared { seq: Seq(100_001) });
+    let apply = o.replica.take_apply().unwrap();
+    let requests = apply.changes.iter().filter(|(key, ..)| key.kind == types::RecordKind::Requests);
+    let lengths: Vec<usize> = requests.filter_map(|(_, value, _)| Some(value.as_ref()?.len())).collect();
+    assert!(lengths.len() > 3 && lengths.iter().all(|length| *length < 2 << 20), "{lengths:?}");
 }

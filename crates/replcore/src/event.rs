@@ -163,6 +163,8 @@ pub enum Event {
         generation: Generation,
         /// Everything up to here.
         through: Seq,
+        /// Nothing of it is kept for those who lack it, but for snapshots under way: the log is needed otherwise.
+        make_room: bool,
     },
     /// A page of the state that [`Effect::ReadState`] asked for; an empty one is the end.
     StateRead {

@@ -64,6 +64,8 @@ mutants! {
     P9Durable,
     /// `committed` is not limited to the entries of the message.
     P10,
+    /// An idle primary tells what is committed, and not what everybody has.
+    P10Held,
     /// A term is taken over again by a start that has no memory of it.
     P11,
     /// Conditions are judged against what is committed, not against everything appended.

@@ -19,6 +19,9 @@ use types::{
     Remembered, Seq, Stamp, Term, TransactionOutcome, WriteOutcome,
 };
 
+/// Entries in one record of the log, about; a single one may be longer.
+const RECORD_BYTES_MAX: usize = 8 << 20;
+
 /// How far `forgotten_before` moves at a time, so that most entries need not carry it.
 const FORGET_STEP_MS: u64 = 1_000;
 
@@ -72,8 +75,9 @@ pub(crate) struct Follower {
     next: Seq,
     /// Sent and not answered, in order.
     in_flight: VecDeque<InFlight>,
-    /// The `committed` it was last sent.
+    /// The `committed` it was last sent, and the `held_by_all`: without the second it keeps its log for ever.
     told: Seq,
+    told_held: Seq,
     /// While it owes an answer to entries.
     entries: Patience,
     /// While it owes an answer to a round of reads.
@@ -149,6 +153,7 @@ impl Follower {
             next,
             in_flight: VecDeque::new(),
             told: Seq(0),
+            told_held: Seq(0),
             entries: Patience::new(patience_ticks),
             rounds: Patience::new(patience_ticks),
             given: Seq(0),
@@ -228,14 +233,13 @@ impl Primary {
 
     pub(crate) fn needs_tick(&self, replica: &Replica) -> bool {
         let last = replica.log.last().seq;
+        let held = replica.now_held_by_all();
+        let lacks = |f: &Follower| f.matched < last || f.told < replica.committed || f.told_held < held;
         !self.serving
             || self.reads.any()
             || self.transactions.needs_tick()
             || replica.committed < last
-            || self
-                .followers
-                .iter()
-                .any(|f| !replica.down.contains(&f.node) && (f.matched < last || f.told < replica.committed))
+            || self.followers.iter().any(|f| !replica.down.contains(&f.node) && lacks(f))
     }
 
     /// How many replicas are a majority.
@@ -510,9 +514,12 @@ impl Replica {
     pub(crate) fn flush_primary(&mut self, effects: &mut Vec<Effect>) {
         let Role::Primary(primary) = &mut self.role else { return };
         let last = self.log.last().seq;
-        if last > primary.flushed {
-            let entries = self.log.range(primary.flushed.next(), last, usize::MAX);
-            primary.flushed = last;
+        let mut from = primary.flushed.next();
+        primary.flushed = primary.flushed.max(last);
+        // In records of bounded length: what waited for a lock may all be appended at once.
+        while from <= last {
+            let entries = self.log.range(from, last, RECORD_BYTES_MAX);
+            from = Seq(from.0 + entries.len() as u64);
             self.persist(PersistRecord::Append { entries, committed: self.committed }, effects);
         }
         self.replicate(effects);
@@ -541,7 +548,7 @@ impl Replica {
                 window += bytes;
                 follower.in_flight.push_back(InFlight { first: follower.next, end, bytes });
                 follower.next = end.next();
-                follower.told = committed;
+                (follower.told, follower.told_held) = (committed, held);
                 let body = Body::Prepare { prev, entries, committed, held_by_all: held };
                 let message = crate::Message { term: primary.term, body };
                 effects.push(Effect::Send { to: follower.node, message });
@@ -551,23 +558,27 @@ impl Replica {
 
     /// Through here every replica and the learner have the log on disk.
     fn held_by_all(&mut self) -> Seq {
-        let own = self.durable();
-        // Before the activation, members of the prior configuration may still need the log.
-        if let Role::Primary(primary) = &self.role
-            && primary.activated
-        {
-            let least = primary.followers.iter().map(Follower::needs_after).min().unwrap_or(own).min(own);
-            self.held_by_all = self.held_by_all.max(least);
-        }
+        self.held_by_all = self.now_held_by_all();
         self.held_by_all
     }
 
+    fn now_held_by_all(&self) -> Seq {
+        // Before the activation, members of the prior configuration may still need the log.
+        let Role::Primary(primary) = &self.role else { return self.held_by_all };
+        if !primary.activated {
+            return self.held_by_all;
+        }
+        let own = self.durable();
+        let least = primary.followers.iter().map(Follower::needs_after).min().unwrap_or(own).min(own);
+        self.held_by_all.max(least)
+    }
+
     /// Beyond this the log must stay even where it is longer than it should be: for replicas that are being filled, and
-    /// those that follow. Without a bound there is none.
-    pub(crate) fn pinned(&self) -> Seq {
+    /// those that follow. Without a bound there is none. Where room is to be made, who only follows gets a snapshot.
+    pub(crate) fn pinned(&self, make_room: bool) -> Seq {
         let Role::Primary(primary) = &self.role else { return Seq(u64::MAX) };
         let follows = |f: &&Follower| !self.down.contains(&f.node) && f.needs_after() > Seq(0);
-        let far = self.log.bytes() / 2 > self.settings.log_bytes_max;
+        let far = make_room || self.log.bytes() / 2 > self.settings.log_bytes_max;
         let kept_for = primary.followers.iter().filter(follows).filter(|f| !far || f.sending.is_some());
         kept_for.map(Follower::needs_after).min().unwrap_or(Seq(u64::MAX))
     }
@@ -711,7 +722,7 @@ impl Replica {
         follower.rounds.answered();
         follower.rewind();
         // P10: what the broken stream was told may not have arrived.
-        follower.told = Seq(0);
+        (follower.told, follower.told_held) = (Seq(0), Seq(0));
         let term = primary.term;
         if let Some(nonce) = primary.reads.open_round(peer) {
             self.send(peer, term, Body::Confirm { nonce }, effects);
@@ -742,12 +753,13 @@ impl Replica {
             {
                 confirm.push((follower.node, nonce));
             }
-            // P10: an idle primary says once what is committed.
-            let idle = follower.matched >= last && follower.told < committed && follower.sending.is_none();
+            // P10: an idle primary says once what is committed, and what everybody has.
+            let lacks = follower.told < committed || follower.told_held < held && !on(Mutant::P10Held);
+            let idle = follower.matched >= last && lacks && follower.sending.is_none();
             if (idle || probe)
                 && let Some(prev) = self.log.id_at(follower.matched.max(self.log.trim().seq))
             {
-                follower.told = committed;
+                (follower.told, follower.told_held) = (committed, held);
                 let body = Body::Prepare { prev, entries: Vec::new(), committed, held_by_all: held };
                 effects.push(Effect::Send { to: follower.node, message: crate::Message { term, body } });
             }

@@ -178,7 +178,9 @@ impl Replica {
                 }
             }
             Event::Applied { generation, through } => self.on_applied(generation, through),
-            Event::Checkpointed { generation, through } => self.on_checkpointed(generation, through),
+            Event::Checkpointed { generation, through, make_room } => {
+                self.on_checkpointed(generation, through, make_room);
+            }
             Event::StateRead { to, snapshot, records } => self.on_state_read(to, snapshot, records, effects),
             Event::Installed { generation, number } => self.on_installed(generation, number, effects),
             Event::WriteBase => self.persist(PersistRecord::Base(self.base()), effects),
@@ -291,13 +293,14 @@ impl Replica {
         self.overlay.applied(through.seq);
     }
 
-    fn on_checkpointed(&mut self, generation: Generation, through: Seq) {
+    fn on_checkpointed(&mut self, generation: Generation, through: Seq, make_room: bool) {
         if generation != self.generation {
             return;
         }
         self.checkpointed = self.checkpointed.max(through.min(self.applied.seq));
         // The log stays for whoever lacks it, up to a cap (P23).
-        let kept_for = if self.log.bytes() > self.settings.log_bytes_max { self.pinned() } else { self.held_by_all };
+        let is_long = make_room || self.log.bytes() > self.settings.log_bytes_max;
+        let kept_for = if is_long { self.pinned(make_room) } else { self.held_by_all };
         let through = self.checkpointed.min(kept_for).min(self.committed);
         self.log.trim_to(through, self.settings.history_bytes_max);
     }

@@ -29,8 +29,10 @@ pub(crate) struct Requests {
     stored_forgotten: Stamp,
 }
 
-/// Outcomes of transactions in one record of the state, about.
-const OUTCOMES_BYTES_MAX: usize = 1 << 20;
+/// Requests and outcomes in one record of the state, about.
+const RECORD_BYTES_MAX: usize = 1 << 20;
+/// What one request takes there, at most about.
+const REQUEST_BYTES: usize = 40;
 
 impl Hash for Requests {
     /// `by_id` follows from `order`.
@@ -154,8 +156,6 @@ impl Requests {
     /// P23: committed requests after `after` through `through` as records of the state, about `bytes_max` of them, and
     /// the last seq among them. None: there are no more, and the records are what else the state keeps of requests.
     pub(crate) fn page(&self, after: Seq, through: Seq, bytes_max: usize) -> (Vec<(RecordKey, Record)>, Option<Seq>) {
-        /// What one takes, at most about.
-        const REQUEST_BYTES: usize = 40;
         let first = self.order.partition_point(|(seq, _)| *seq <= after);
         let end = self.order.partition_point(|(seq, _)| *seq <= through);
         let outcome_bytes = |request: &Remembered| self.transactions.get(&request.id).map_or(0, Bytes::len);
@@ -190,13 +190,13 @@ impl Requests {
             self.stored_forgotten = self.forgotten_before;
             changes.push((key(Bytes::new()), Some(encode_stamp(self.forgotten_before)), through));
         }
-        // Outcomes of transactions may be large: then there are several records.
+        // Outcomes of transactions may be large, and requests many: then there are several records.
         let (mut chunk, mut chunks): (Vec<(Seq, Remembered)>, Vec<_>) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         for (seq, request) in self.order.range(first..end).copied() {
             chunk.push((seq, request));
-            bytes += self.transactions.get(&request.id).map_or(0, Bytes::len);
-            if bytes >= OUTCOMES_BYTES_MAX {
+            bytes += REQUEST_BYTES + self.transactions.get(&request.id).map_or(0, Bytes::len);
+            if bytes >= RECORD_BYTES_MAX {
                 chunks.push(std::mem::take(&mut chunk));
                 bytes = 0;
             }

@@ -219,7 +219,7 @@ fn a_restart_forgets_nothing() {
             cluster.apply(n);
             let replica = &cluster.replicas[&NodeId(n)];
             let (generation, through) = (replica.base().generation, replica.applied().seq);
-            cluster.step(NodeId(n), Event::Checkpointed { generation, through });
+            cluster.step(NodeId(n), Event::Checkpointed { generation, through, make_room: false });
             cluster.step(NodeId(n), Event::WriteBase);
         }
         let epoch = 10 * round;

@@ -9,8 +9,11 @@ use crate::fatal::Fatal;
 use crate::shard::Completion;
 use engine::{ApplyBatch, Engine, EngineError, Keyspace, VersionedChange};
 use replcore::Apply;
+use std::collections::VecDeque;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 use types::{EntryId, PartitionId, Record, RecordKey};
 
@@ -20,6 +23,11 @@ const CHANGES_PER_CALL: usize = 128;
 const BYTES_PER_CALL: usize = 128 << 10;
 /// Jobs after which snapshots that are complete no longer wait for company on their way to the disk.
 const JOBS_PER_CHECKPOINT: usize = 32;
+
+/// Jobs after which a deletion goes on for a step, though more are waiting.
+const JOBS_PER_DELETION_STEP: usize = 16;
+/// Between two steps of a deletion, at most.
+const DELETION_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// One thing for the thread to do.
 enum Job {
@@ -96,14 +104,25 @@ impl Applier {
 
 fn work(engine: &dyn Engine, queue: &mpsc::Receiver<Job>) -> Result<(), EngineError> {
     let mut installed = Installed::default();
+    let mut deletions = Deletions::default();
     loop {
-        let next = if installed.is_empty() { queue.recv().ok() } else { queue.try_recv().ok() };
-        let Some(job) = next else {
-            if installed.is_empty() {
-                return Ok(());
+        let next = match (installed.is_empty(), deletions.is_empty()) {
+            (true, true) => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            (true, false) => queue.recv_timeout(deletions.pause),
+            (false, _) => queue.recv_timeout(Duration::ZERO),
+        };
+        let job = match next {
+            Ok(job) => job,
+            Err(_) if !installed.is_empty() => {
+                installed.checkpoint(engine)?;
+                continue;
             }
-            installed.checkpoint(engine)?;
-            continue;
+            Err(RecvTimeoutError::Timeout) => {
+                deletions.step(engine)?;
+                continue;
+            }
+            // What is not deleted yet is found at the next start.
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
         match job {
             Job::Apply { batches, done } => apply(engine, batches, &done)?,
@@ -121,18 +140,55 @@ fn work(engine: &dyn Engine, queue: &mpsc::Receiver<Job>) -> Result<(), EngineEr
                 // Who asked may have gone.
                 let _nobody_waits = done.send(());
             }
-            Job::Delete(keyspace) => match engine.delete(keyspace) {
-                Ok(()) => tracing::info!(%keyspace, "deleted"),
-                Err(EngineError::Corrupt { keyspace: Some(_), what }) => {
-                    tracing::warn!(%keyspace, what, "damaged data of an earlier generation stays on disk");
-                }
-                Err(error) => return Err(error),
-            },
+            Job::Delete(keyspace) => deletions.waiting.push_back(keyspace),
         }
+        deletions.after_a_job(engine)?;
         installed.jobs_since += usize::from(!installed.waiting.is_empty());
         if installed.jobs_since >= JOBS_PER_CHECKPOINT {
             installed.checkpoint(engine)?;
         }
+    }
+}
+
+/// What is being deleted, a step at a time where nothing else is to be done: nobody waits for it, and a partition may take
+/// minutes.
+#[derive(Default)]
+struct Deletions {
+    waiting: VecDeque<Keyspace>,
+    jobs_since: usize,
+    /// As long as the last step took: no more than half of the store's time.
+    pause: Duration,
+}
+
+impl Deletions {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Without an end to other work it goes on all the same, if slowly.
+    fn after_a_job(&mut self, engine: &dyn Engine) -> Result<(), EngineError> {
+        self.jobs_since += 1;
+        if self.jobs_since >= JOBS_PER_DELETION_STEP { self.step(engine) } else { Ok(()) }
+    }
+
+    fn step(&mut self, engine: &dyn Engine) -> Result<(), EngineError> {
+        self.jobs_since = 0;
+        let Some(keyspace) = self.waiting.front().copied() else { return Ok(()) };
+        let began = Instant::now();
+        match engine.delete_step(keyspace) {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(%keyspace, "deleted");
+                self.waiting.pop_front();
+            }
+            Err(EngineError::Corrupt { keyspace: Some(_), what }) => {
+                tracing::warn!(%keyspace, what, "damaged data of an earlier generation stays on disk");
+                self.waiting.pop_front();
+            }
+            Err(error) => return Err(error),
+        }
+        self.pause = began.elapsed().min(DELETION_PAUSE_MAX);
+        Ok(())
     }
 }
 
@@ -286,6 +342,28 @@ mod tests {
         engine.fail(Operation::Checkpoint, 0, Fault::Io(std::io::ErrorKind::StorageFull));
         let (told, ended) = worked(&engine, parts());
         assert_eq!((told, ended.is_err()), (vec![0], true), "what is not on disk was told");
+    }
+
+    /// Guards against a deletion that holds up what clients wait for, one that never goes on while there is other work, and
+    /// one that keeps a node from ending.
+    #[test]
+    fn a_deletion_waits_for_everything_else_but_not_for_ever() {
+        let engine = FaultyEngine::new(MemoryEngine::default());
+        engine.fail(Operation::Delete, 0, Fault::Io(std::io::ErrorKind::Other));
+        let run = |parts: u64| {
+            let (done, mut told) = unbounded_channel();
+            let (orders, queue) = mpsc::channel();
+            orders.send(Job::Delete(Keyspace { generation: Generation(1), ..KEYSPACE })).expect("the queue is there");
+            (0..parts).for_each(|number| {
+                let job = Job::Install { part: part(number, 1, None), done: done.clone() };
+                orders.send(job).expect("the queue is there");
+            });
+            drop((orders, done));
+            let ended = work(&engine, &queue);
+            (std::iter::from_fn(|| told.try_recv().ok()).count(), ended.is_ok())
+        };
+        assert_eq!(run(3), (3, true), "it was still to be done when nobody was there any more");
+        assert_eq!(run(40), (JOBS_PER_DELETION_STEP - 1, false), "a step between other jobs, which fails here");
     }
 
     /// Guards against a call in which readers wait for a whole page, and against a part that is cut in two and then says

@@ -29,6 +29,9 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 const CENSUS_EVERY: Duration = Duration::from_millis(200);
 /// Segments that may be there without a reason to look again.
 const SEGMENTS_QUIET: u64 = 2;
+/// The log may be so long before nothing is kept any more for nodes that lack its oldest part. One entry that nobody else
+/// needs would keep all that was written after it.
+const LOG_BYTES_MAX: u64 = 1 << 30;
 
 /// The log's keeper.
 pub(crate) struct Keeper {
@@ -100,7 +103,8 @@ impl Keeper {
             return None;
         }
         // Bases written from here on lie in `reached` or later; so does the view.
-        let needed = self.ask_all(Input::Checkpointed).await?;
+        let room_before = room_before(&self.journal.writer().counters());
+        let needed = self.ask_all(|done| Input::Checkpointed { room_before, done }).await?;
         let (ask, written) = oneshot::channel();
         self.rewrites.send(ask).await.ok()?;
         let view_segment = written.await.ok()?;
@@ -162,5 +166,32 @@ impl Keeper {
             }
             Err(error) => tracing::warn!(%error, "cannot list what is stored here"),
         }
+    }
+}
+
+/// Where the log would have to begin to be no longer than it may.
+fn room_before(log: &wal::Counters) -> SegmentNumber {
+    let segments = log.current_segment.0 - log.first_segment.0 + 1;
+    let fitting = segments.saturating_mul(LOG_BYTES_MAX) / log.retained_bytes.max(1);
+    SegmentNumber((log.current_segment.0 + 1).saturating_sub(fitting))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a log that a single cold entry makes grow until the disk is full, and one that is cut for no reason.
+    #[test]
+    fn only_what_is_too_much_is_to_make_room() {
+        let log = |first, current, mib: u64| wal::Counters {
+            first_segment: SegmentNumber(first),
+            current_segment: SegmentNumber(current),
+            retained_bytes: mib << 20,
+            ..wal::Counters::default()
+        };
+        assert!(room_before(&log(5, 5, 0)) <= SegmentNumber(5));
+        assert!(room_before(&log(5, 20, 1_024)) <= SegmentNumber(5));
+        assert_eq!(room_before(&log(1, 32, 2_048)), SegmentNumber(17), "16 of 32 segments fit");
+        assert_eq!(room_before(&log(1, 2, 4_096)), SegmentNumber(3), "each is too long by itself");
     }
 }

@@ -44,6 +44,8 @@ pub const LOCK_QUEUE_MAX: usize = 1024;
 pub const LOCK_CLAIMS_MAX: usize = 100_000;
 /// Most different keys of a transaction.
 pub const TRANSACTION_KEYS_MAX: usize = 128;
+/// Most conditions and operations of a transaction, of both branches together.
+pub const TRANSACTION_STEPS_MAX: usize = 1024;
 /// Most bytes of a transaction's keys and values together, conditions included.
 pub const TRANSACTION_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of the values that a transaction or a collection may read: they travel in one message.

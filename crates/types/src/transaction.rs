@@ -9,7 +9,9 @@
 
 use crate::entry::{MalformedBatch, put_varint, take_varint};
 use crate::ids::{PartitionId, Seq, Term};
-use crate::limits::{KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, TRANSACTION_KEYS_MAX, VALUE_BYTES_MAX};
+use crate::limits::{
+    KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, TRANSACTION_KEYS_MAX, TRANSACTION_STEPS_MAX, VALUE_BYTES_MAX,
+};
 use crate::position::PartitionCount;
 use crate::record::Record;
 use crate::request::{Condition, Fence};
@@ -124,6 +126,9 @@ pub enum InvalidTransaction {
     /// Too many different keys.
     #[error("the transaction names {0} keys, of {TRANSACTION_KEYS_MAX} that it may; split it")]
     TooManyKeys(usize),
+    /// Too many conditions and operations.
+    #[error("the transaction has {0} conditions and operations, of {TRANSACTION_STEPS_MAX} that it may; split it")]
+    TooManySteps(usize),
     /// Too many bytes.
     #[error("the transaction's keys and values have {0} bytes, of {TRANSACTION_BYTES_MAX} that they may; split it")]
     TooManyBytes(usize),
@@ -170,6 +175,10 @@ impl Transaction {
         };
         let operations = || self.then.iter().chain(&self.otherwise);
         let values = || self.conditions.iter().map(value_of_condition).chain(operations().map(value_of_operation));
+        let steps = self.conditions.len() + self.then.len() + self.otherwise.len();
+        if steps > TRANSACTION_STEPS_MAX {
+            return Err(InvalidTransaction::TooManySteps(steps));
+        }
         if let Some(key) = self.keys().find(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
             return Err(InvalidTransaction::KeyLength(key.len()));
         }
@@ -367,6 +376,8 @@ mod tests {
         assert_eq!(of(vec![put("a"), TransactionOperation::Get { key: key("a") }]), Ok(()));
         let many = (0..=TRANSACTION_KEYS_MAX).map(|n| put(&n.to_string())).collect();
         assert_eq!(of(many), Err(InvalidTransaction::TooManyKeys(TRANSACTION_KEYS_MAX + 1)));
+        let reads = (0..=TRANSACTION_STEPS_MAX).map(|_| TransactionOperation::Get { key: key("a") }).collect();
+        assert_eq!(of(reads), Err(InvalidTransaction::TooManySteps(TRANSACTION_STEPS_MAX + 1)));
         let big = TransactionOperation::Put { key: key("a"), value: vec![0; VALUE_BYTES_MAX].into() };
         assert_eq!(of(vec![big]), Err(InvalidTransaction::TooManyBytes(VALUE_BYTES_MAX + 1)));
     }

@@ -250,11 +250,10 @@ impl Engine for SledEngine {
         Ok(self.slots.read().map_err(|_| write_panicked())?.keys().copied().collect())
     }
 
-    fn delete(&self, keyspace: Keyspace) -> Result<(), EngineError> {
-        while !self.delete_step(keyspace)? {
-            self.slots.let_readers_in();
-        }
-        Ok(())
+    fn delete_step(&self, keyspace: Keyspace) -> Result<bool, EngineError> {
+        let last = self.delete_some(keyspace)?;
+        self.slots.let_readers_in();
+        Ok(last)
     }
 
     fn checkpoint(&self) -> Result<(), EngineError> {

@@ -11,7 +11,7 @@ use ::sled::Batch;
 use std::collections::BTreeMap;
 
 /// Items of sled that one step of a deletion removes: readers wait for a step.
-const DELETE_STEP_ITEMS: usize = 256;
+const DELETE_STEP_ITEMS: usize = 128;
 
 impl SledEngine {
     /// See [`Engine::apply`](crate::Engine::apply).
@@ -50,7 +50,7 @@ impl SledEngine {
     }
 
     /// One step of a deletion; whether it was the last.
-    pub(super) fn delete_step(&self, keyspace: Keyspace) -> Result<bool, EngineError> {
+    pub(super) fn delete_some(&self, keyspace: Keyspace) -> Result<bool, EngineError> {
         self.usable()?;
         let _writing = self.writer.lock().map_err(|_| write_panicked())?;
         let header = match self.slots.read().map_err(|_| write_panicked())?.get(&keyspace) {

@@ -26,6 +26,7 @@ const NOTICED_BY: &[(Mutant, &[&str])] = &[
     (Mutant::P9Learner, &["learner"]),
     (Mutant::P9Durable, &["rule_09"]),
     (Mutant::P10, &["scenario_05"]),
+    (Mutant::P10Held, &["held"]),
     (Mutant::P11, &["scenario_06"]),
     (Mutant::P12Judged, &["scenario_07"]),
     (Mutant::P12Answered, &["scenario_07"]),

@@ -27,6 +27,7 @@ macro_rules! scripts {
 scripts![
     expiry,
     fence,
+    held,
     learner,
     mismatch,
     read,

@@ -73,8 +73,14 @@ pub(crate) enum Input {
     /// The log is to be trimmed: hand everything committed to the state; answered when the state has it.
     Drain(oneshot::Sender<()>),
     /// The state is on disk as of the last drain: trim, write the bases again; answered, once those are on disk, with
-    /// the oldest segment of the log that the shard still needs (`None`: none).
-    Checkpointed(oneshot::Sender<Option<SegmentNumber>>),
+    /// the oldest segment of the log that the shard still needs (`None`: none). Of segments before `room_before` nothing
+    /// is kept for other nodes.
+    Checkpointed {
+        /// The log is too long before here.
+        room_before: SegmentNumber,
+        /// Who is answered.
+        done: oneshot::Sender<Option<SegmentNumber>>,
+    },
     /// A client watches partitions.
     Watch {
         /// Who is told.

@@ -4,6 +4,7 @@
 //! so rarely that memory fills: by bytes and by age. And at once when the log is to be trimmed ("drain").
 
 use crate::clock::Moment;
+use replcore::{Body, Message};
 
 /// What may wait for the engine in one shard, by age.
 const AGE_MAX_MS: u64 = 5_000;
@@ -22,6 +23,17 @@ pub(crate) struct Lag<D> {
     /// A job is with the engine.
     working: bool,
     drain: Drain<D>,
+}
+
+/// What a replica hears of a message while the engine can't keep up: no new entries, as if those were lost, so whoever sends
+/// them keeps them and sends them again; but still what is committed, for that is what the engine is given.
+pub(crate) fn without_entries(message: Message) -> Message {
+    match message.body {
+        Body::Prepare { prev, committed, held_by_all, .. } => {
+            Message { body: Body::Prepare { prev, entries: Vec::new(), committed, held_by_all }, ..message }
+        }
+        _ => message,
+    }
 }
 
 #[derive(Debug)]
@@ -105,6 +117,21 @@ impl<D> Lag<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use types::{Entry, EntryId, Seq, Term};
+
+    /// Guards against a node whose store is slower than the others', which takes entries until its memory is full; and
+    /// against one that hears no more what is committed, so that its store is never given anything again.
+    #[test]
+    fn entries_are_left_out_and_what_is_committed_is_not() {
+        let entry = Entry { id: EntryId { term: Term(2), seq: Seq(4) }, payload: Bytes::from_static(b"x") };
+        let (prev, committed) = (EntryId { term: Term(2), seq: Seq(3) }, Seq(3));
+        let prepare =
+            |entries| Message { term: Term(2), body: Body::Prepare { prev, entries, committed, held_by_all: Seq(1) } };
+        assert_eq!(without_entries(prepare(vec![entry])), prepare(Vec::new()));
+        let other = Message { term: Term(2), body: Body::Prepared { seq: Seq(4) } };
+        assert_eq!(without_entries(other.clone()), other);
+    }
 
     /// Guards against a drain that is answered before the engine has what was committed when it was asked for.
     #[test]

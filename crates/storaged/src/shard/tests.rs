@@ -168,8 +168,12 @@ impl Bench {
     async fn trim(&self) -> Option<SegmentNumber> {
         self.drain().await;
         assert!(self.applier.checkpoint().await);
+        self.checkpointed(SegmentNumber(0)).await
+    }
+
+    async fn checkpointed(&self, room_before: SegmentNumber) -> Option<SegmentNumber> {
         let (done, trimmed) = oneshot::channel();
-        self.shard.send(Input::Checkpointed(done)).await;
+        self.shard.send(Input::Checkpointed { room_before, done }).await;
         trimmed.await.unwrap()
     }
 }
@@ -245,9 +249,7 @@ async fn segments_go_when_the_state_has_their_entries() {
     assert_ne!(bench.engine.applied(keyspace).unwrap(), types::EntryId::ZERO);
     bench.ask(put(2, 2, "key", "second")).await;
     // Not applied yet: asked without a drain, the state has on disk what it had before.
-    let (done, trimmed) = oneshot::channel();
-    bench.shard.send(Input::Checkpointed(done)).await;
-    assert_eq!(trimmed.await.unwrap(), Some(SegmentNumber(2)));
+    assert_eq!(bench.checkpointed(SegmentNumber(0)).await, Some(SegmentNumber(2)));
     assert_eq!(bench.trim().await, None);
     let found = bench.ask(get(2, "key")).await;
     assert!(matches!(found, Outcome::Found(found) if found.value == "second"));

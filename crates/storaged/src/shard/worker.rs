@@ -14,7 +14,7 @@ use crate::reports::Reports;
 use crate::scanner::{Scan, Scanner};
 use crate::shard::burst::Burst;
 use crate::shard::input::{Completion, Incoming, Input, Persisted, Shards};
-use crate::shard::lag::Lag;
+use crate::shard::lag::{self, Lag};
 use crate::shard::open::{Open, OpenRequest};
 use crate::shard::retention::Retention;
 use crate::shard::slot::{PartitionState, Slot};
@@ -257,7 +257,7 @@ impl Worker {
             }
             Input::LeasesEnded(leases) => self.timers.leases_ended(&leases, self.now),
             Input::Drain(done) => self.lag.ask_to_drain(done),
-            Input::Checkpointed(done) => self.trim(done),
+            Input::Checkpointed { room_before, done } => self.trim(room_before, done),
             Input::Watch { watcher, wanted } => self.watch(&watcher, wanted),
             Input::WatchRoom(watcher) => self.feeds.room(&watcher),
             Input::WatchProgress(watcher) => self.feeds.progress(&watcher),
@@ -415,6 +415,7 @@ impl Worker {
             Body::Chunk(chunk) => chunk.bytes(),
             _ => 0,
         };
+        let message = if self.lag.is_overloaded() { lag::without_entries(message) } else { message };
         let place = self.place_of(partition);
         // P4: without a record the replica answers that it is no member.
         if self.slot(place).is_none() && !self.create(place, partition) {
@@ -698,10 +699,13 @@ impl Worker {
     }
 
     /// The state is on disk as of the last drain: the log before that may go, once the bases are written again.
-    fn trim(&mut self, done: oneshot::Sender<Option<SegmentNumber>>) {
+    fn trim(&mut self, room_before: SegmentNumber, done: oneshot::Sender<Option<SegmentNumber>>) {
         for place in 0..self.slots.len() {
-            let Some((generation, through)) = self.slot(place).map(|slot| slot.drained) else { continue };
-            self.step(place, Event::Checkpointed { generation, through });
+            let Some(Some(slot)) = self.slots.get_mut(place) else { continue };
+            let (generation, through) = slot.drained;
+            let oldest = slot.retention.oldest_needed(slot.replica.first_kept());
+            let make_room = oldest.is_some_and(|oldest| oldest < room_before);
+            self.step(place, Event::Checkpointed { generation, through, make_room });
             self.step(place, Event::WriteBase);
         }
         // They leave with this burst.

@@ -193,6 +193,8 @@ pub(crate) enum Command {
     Apply(Vec<u64>),
     /// The states of these nodes are on disk.
     Checkpoint(Vec<u64>),
+    /// The same, and the room that their logs take is needed.
+    Room(Vec<u64>),
     /// Shows logs.
     Log(Vec<u64>),
     /// Shows what lies in the states, of each generation.
@@ -410,9 +412,9 @@ impl goldenscript::Runner for Bench {
                     self.apply(*node, &mut out)?;
                 }
             }
-            Command::Checkpoint(nodes) => {
+            Command::Checkpoint(nodes) | Command::Room(nodes) => {
                 for node in nodes {
-                    self.checkpoint(*node, &mut out)?;
+                    self.checkpoint(*node, matches!(command, Command::Room(_)), &mut out)?;
                 }
             }
             Command::Log(nodes) => {

@@ -319,10 +319,10 @@ impl Bench {
         Ok(())
     }
 
-    fn checkpoint(&mut self, node: u64, out: &mut String) -> Result<(), String> {
+    fn checkpoint(&mut self, node: u64, make_room: bool, out: &mut String) -> Result<(), String> {
         let generation = self.replica(node)?.base().generation;
         let through = self.node(node)?.states.applied(generation).seq;
-        self.step(node, Event::Checkpointed { generation, through }, out)
+        self.step(node, Event::Checkpointed { generation, through, make_room }, out)
     }
 
     fn show_state(&mut self, node: u64, out: &mut String) -> Result<(), String> {
