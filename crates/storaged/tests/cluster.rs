@@ -15,6 +15,8 @@ use wire::v1::response::Result as Outcome;
 
 const PARTITIONS: u32 = 8;
 const KEYS: usize = 40;
+/// Of 64 KiB: many times what a log that is trimmed has.
+const FILLINGS_MAX: usize = 1_000;
 
 struct Cluster {
     leaders: FakeLeaders,
@@ -171,4 +173,37 @@ async fn without_viewleaders_everything_served_goes_on() {
     for node in nodes {
         node.stop().await;
     }
+}
+
+/// Guards against one entry of a partition to which nobody writes any more, which keeps every later segment of the log on
+/// the disk of whoever was never told that all replicas have it by now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_partition_does_not_keep_the_log() {
+    let mut cluster = Cluster::start().await;
+    cluster.take(3).crash().await;
+    cluster.leaders.heard(|said| matches!(said, Up::Suspect(v1::Suspect { node: 3 }))).await;
+    cluster.leaders.depose(NodeId(3));
+    let mut first = cluster.asker(1);
+    first.put("cold", "written while the third replica was away").await;
+    let newest = |directory: &TempDir| segments(directory).max().unwrap();
+    let kept: Vec<u64> = cluster.directories.iter().map(newest).collect();
+    cluster.restart(3).await;
+    let count = types::PartitionCount::new(PARTITIONS).unwrap();
+    let is_hot = |key: &String| count.partition_of(key.as_bytes()) != count.partition_of(b"cold");
+    let hot = (0..).map(|number| format!("hot-{number}")).find(is_hot).unwrap();
+    let filling = "x".repeat(64 << 10);
+    for _ in 0..FILLINGS_MAX {
+        first.put(&hot, &filling).await;
+        let mut nodes = cluster.directories.iter().zip(&kept);
+        if nodes.all(|(directory, kept)| segments(directory).min().unwrap() > *kept) {
+            return;
+        }
+    }
+    panic!("the log goes back to before the third replica returned");
+}
+
+/// The numbers of the log's segments in a node's directory.
+fn segments(directory: &TempDir) -> impl Iterator<Item = u64> {
+    let files = std::fs::read_dir(directory.path().join("wal")).unwrap().flatten();
+    files.filter_map(|file| file.file_name().to_str()?.strip_suffix(".wal")?.parse().ok())
 }
