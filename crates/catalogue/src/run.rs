@@ -119,6 +119,8 @@ impl Programs {
             Some(bug) => command.env(VARIABLE, bug.name),
             None => command.env_remove(VARIABLE),
         };
+        // What a broken rule fails with is no regression.
+        command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true");
         let began = Instant::now();
         let ended = run_within(command, CATCHER_TIME_MAX).with_context(|| format!("cannot run {catcher}"))?;
         let took = began.elapsed();

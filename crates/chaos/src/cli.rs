@@ -74,7 +74,7 @@ pub(crate) struct RunFlags {
     /// Operations that must be done in every second in which nothing is broken.
     #[arg(long, value_name = "OPS", default_value_t = 50)]
     pub(crate) floor: u64,
-    /// Where report.json and report.html go.
+    /// Where report.json and report.html go; those that are there become previous.json and previous.html.
     #[arg(long, value_name = "DIR", default_value = "dht-chaos-report")]
     pub(crate) report: PathBuf,
     /// Connect the processes by namespaces of the kernel, which really lose packets; needs root. Late and lossy links
