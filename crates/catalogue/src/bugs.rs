@@ -199,6 +199,7 @@ pub const BUGS: &[Bug] = &[
     bug("replcore::P28Stamp", "P28", &[], &[Catcher::Seeds(None)]),
     bug("replcore::P29", "P29", &[26], &[Catcher::Seeds(Some("crashes")), Catcher::World("takeover-writes")]),
     bug("viewcore::P3Forgotten", "P3", &[], &[test("viewcore", "refusals", "")]),
+    bug("viewcore::P3Late", "P3", &[], &[test("viewcore", "refusals", "")]),
     bug("viewcore::P11SameTerm", "P11", &[], &[test("viewcore", "golden", "registration")]),
     bug(
         "viewcore::P16AnyTerm",

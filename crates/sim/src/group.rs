@@ -82,9 +82,9 @@ impl Group {
                 let whose = Whose::Activating { node, start, partition, term };
                 self.propose(ctx, Command::Activated { partition, term }, whose);
             }
-            ToGroup::Damaged { node, start, id, partition } => {
+            ToGroup::Damaged { node, start, id, partition, term } => {
                 let whose = Whose::Damaged { node, start, partition };
-                self.propose(ctx, Command::NoteDamage { node: id, partition }, whose);
+                self.propose(ctx, Command::NoteDamage { node: id, partition, term }, whose);
             }
             ToGroup::WantView { node, start, epoch } => {
                 if let Some(view) = self.state.view().filter(|view| view.epoch > epoch) {

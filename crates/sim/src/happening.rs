@@ -239,6 +239,7 @@ pub(crate) enum ToGroup {
         start: u64,
         id: NodeId,
         partition: PartitionId,
+        term: Term,
     },
     WantView {
         node: usize,

@@ -30,7 +30,7 @@ struct Board {
     changed: BTreeSet<PartitionId>,
     activated: BTreeMap<PartitionId, Term>,
     stuck: BTreeMap<PartitionId, (Term, Vec<NodeId>, Option<NodeId>)>,
-    damaged: BTreeSet<PartitionId>,
+    damaged: BTreeMap<PartitionId, Term>,
     /// Transactions that take long, by shard: lines for people.
     doubts: BTreeMap<usize, Vec<String>>,
     /// Peers whose machine refused a connection and that have not come back since.
@@ -112,8 +112,8 @@ impl Reports {
     }
 
     /// P3.
-    pub(crate) fn damaged(&self, partition: PartitionId) {
-        self.lock().damaged.insert(partition);
+    pub(crate) fn damaged(&self, partition: PartitionId, term: Term) {
+        self.lock().damaged.insert(partition, term);
         self.urgent.notify_one();
     }
 
@@ -200,8 +200,8 @@ impl Reports {
         while messages.len() < count {
             let message = if let Some(node) = board.unsaid_suspects.pop_first() {
                 Message::Suspect(v1::Suspect { node: node.0 })
-            } else if let Some(partition) = board.damaged.pop_first() {
-                Message::Damaged(v1::Damaged { partition: partition.0 })
+            } else if let Some((partition, term)) = board.damaged.pop_first() {
+                Message::Damaged(v1::Damaged { partition: partition.0, term: term.0 })
             } else if let Some((partition, term)) = board.activated.pop_first() {
                 Message::Activated(v1::Activated { partition: partition.0, term: term.0 })
             } else if let Some((partition, (term, unreachable, holder))) = board.stuck.pop_first() {
@@ -280,7 +280,7 @@ mod tests {
     fn many_reports_leave_bit_by_bit() {
         let reports = Reports::default();
         for partition in 0..1000 {
-            reports.damaged(PartitionId(partition));
+            reports.damaged(PartitionId(partition), Term(1));
         }
         let mut said = 0;
         while let count @ 1.. = reports.take_messages(255).len() {

@@ -26,7 +26,7 @@ impl ClusterState {
             Command::Register(registration) => self.register(&view, registration),
             Command::Change(change) => self.change(&view, change),
             Command::Activated { partition, term } => self.activated(&view, *partition, *term),
-            Command::NoteDamage { node, partition } => self.note_damage(&view, *node, *partition),
+            Command::NoteDamage { node, partition, term } => self.note_damage(&view, *node, *partition, *term),
             Command::ActivatedAll(activations) => Ok(self.activated_all(&view, activations)),
             Command::Operate(operation) => self.operate(&view, operation),
             Command::Coordinate(_) => Err(Refusal::BadPlan("leases and locks are not the view's".into())),
@@ -116,13 +116,18 @@ impl ClusterState {
         Done::ActivatedAll(accepted)
     }
 
-    // P3. A repeated report gets the first one's epoch: the views since then are still after it.
-    fn note_damage(&mut self, view: &View, node: NodeId, partition: PartitionId) -> Outcome {
+    // P3. A repeated report gets the first one's epoch: the views since then are still after it. One that comes so late that
+    // the replica may have been let go and filled again since is not believed: whoever is damaged says so again.
+    fn note_damage(&mut self, view: &View, node: NodeId, partition: PartitionId, term: Term) -> Outcome {
         if !view.nodes.contains_key(&node) {
             return Err(Refusal::UnknownNode(node));
         }
         if partition.0 >= view.partition_count.get() {
             return Err(Refusal::NoSuchPartition(partition));
+        }
+        let current = view.configuration(partition).map_or(Term(0), |configuration| configuration.term);
+        if term < current && !on(Mutant::P3Late) {
+            return Err(Refusal::StaleTerm { partition, current, presented: term });
         }
         if !view.configuration(partition).is_some_and(|configuration| configuration.votes(node)) {
             // The view that ends it must come after the one that is noted, and must not name it as a voter.

@@ -28,6 +28,9 @@ pub enum Command {
         node: NodeId,
         /// Which of its replicas.
         partition: PartitionId,
+        /// The partition's, by the node's newest view. What is said of an earlier one may be said of an earlier life of
+        /// the replica.
+        term: Term,
     },
     /// An operator wants something.
     Operate(Operation),

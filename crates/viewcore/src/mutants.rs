@@ -4,6 +4,8 @@ types::mutants! {
     "viewcore",
     /// Damage is forgotten at the next change, whoever is named then.
     P3Forgotten,
+    /// A report of damage is believed however late it comes: the replica may have been filled again since.
+    P3Late,
     /// A primary that restarted keeps its term.
     P11SameTerm,
     /// An activation of a term that is over is accepted.

@@ -241,7 +241,7 @@ impl goldenscript::Runner for World {
                 args.reject_next()?;
                 self.step(Event::Stuck { node, partition, term, unreachable, holder }, &mut out);
             }
-            // activated PARTITION TERM; damage NODE PARTITION
+            // activated PARTITION TERM; damage NODE PARTITION [TERM]
             "activated" => {
                 let partition = PartitionId(args.next_pos().ok_or("no partition")?.parse()?);
                 let term = Term(args.next_pos().ok_or("no term")?.parse()?);
@@ -250,7 +250,10 @@ impl goldenscript::Runner for World {
             "damage" => {
                 let node = NodeId(args.next_pos().ok_or("no node")?.parse()?);
                 let partition = PartitionId(args.next_pos().ok_or("no partition")?.parse()?);
-                let _ = writeln!(out, "{}", self.apply(&Command::NoteDamage { node, partition }).1);
+                let configuration = self.state.view().and_then(|view| view.configuration(partition));
+                let term = configuration.map_or(Term(0), |configuration| configuration.term);
+                let term = args.next_pos().map_or(Ok(term), |text| text.parse().map(Term))?;
+                let _ = writeln!(out, "{}", self.apply(&Command::NoteDamage { node, partition, term }).1);
             }
             // drain N
             "drain" => {

@@ -108,8 +108,9 @@ fn steps() -> impl Strategy<Value = Step> {
         (0u64..7, 0u64..5, 0u64..5).prop_map(|(node, incarnation, nonce)| Step::Register { node, incarnation, nonce }),
         (0u32..5, 0u64..20)
             .prop_map(|(p, t)| Step::Command(Command::Activated { partition: PartitionId(p), term: Term(t) })),
-        (0u64..7, 0u32..5)
-            .prop_map(|(n, p)| Step::Command(Command::NoteDamage { node: NodeId(n), partition: PartitionId(p) })),
+        (0u64..7, 0u32..5, 0u64..20).prop_map(|(n, p, t)| {
+            Step::Command(Command::NoteDamage { node: NodeId(n), partition: PartitionId(p), term: Term(t) })
+        }),
         wild.prop_map(Step::Command),
         (0u32..4, 1u64..6, 0usize..4).prop_map(|(partition, joins, leaves)| Step::Fill { partition, joins, leaves }),
         (0u32..4, 0usize..4, 0usize..4).prop_map(|(partition, first, leaves)| Step::Members {

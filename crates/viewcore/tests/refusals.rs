@@ -88,11 +88,24 @@ fn a_learner_waits_until_it_is_full() {
     assert_eq!(planned.map(|change| change.steps).unwrap_or_default(), []);
 }
 
+/// Guards against a report that comes so late that the replica was let go and filled again meanwhile: a healthy member would
+/// count as damaged for good, and with too few others nothing could ever change that.
+#[test]
+fn late_reports_of_damage_are_not_believed() {
+    let mut state = cluster(4);
+    let before = state.view().unwrap().configuration(PARTITION).unwrap().term;
+    change(&mut state, |change| change.placements = vec![(PARTITION, ids([3, 1, 2]))]).unwrap();
+    let late = state.apply(&Command::NoteDamage { node: NodeId(2), partition: PARTITION, term: before });
+    assert!(matches!(late, Err(Refusal::StaleTerm { .. })), "{late:?}");
+    assert!(state.is_usable(PARTITION, NodeId(2)));
+}
+
 /// Guards P3: a replica's damage that is forgotten when something else changes: it would vote with an empty log.
 #[test]
 fn damage_is_remembered_until_the_node_is_let_go() {
     let mut state = cluster(4);
-    state.apply(&Command::NoteDamage { node: NodeId(2), partition: PARTITION }).unwrap();
+    let term = state.view().unwrap().configuration(PARTITION).unwrap().term;
+    state.apply(&Command::NoteDamage { node: NodeId(2), partition: PARTITION, term }).unwrap();
     change(&mut state, |change| change.placements = vec![(PARTITION, ids([3, 1, 2]))]).unwrap();
     assert!(!state.is_usable(PARTITION, NodeId(2)));
 }

@@ -203,7 +203,7 @@ async fn nonsense_ends_the_session_and_nothing_else() {
         FromNode::Heartbeat(v1::Heartbeat { serving, ..Default::default() }),
         FromNode::Activated(v1::Activated { partition: u32::MAX, term: 1 }),
         FromNode::Stuck(v1::Stuck { partition: 16, term: u64::MAX, unreachable: vec![u64::MAX], holder: u64::MAX }),
-        FromNode::Damaged(v1::Damaged { partition: 16 }),
+        FromNode::Damaged(v1::Damaged { partition: 16, term: 1 }),
     ] {
         let mut session = cluster.join(node.register.clone()).await.session;
         session.send(nonsense).await;
@@ -250,7 +250,9 @@ async fn a_nodes_reports_are_answered() {
         assert_eq!(session.next().await, Some(ToNode::Activated(expected)));
     }
 
-    session.send(FromNode::Damaged(v1::Damaged { partition: damaged })).await;
+    let term = view.configurations[damaged as usize].term.0;
+    session.send(FromNode::Damaged(v1::Damaged { partition: damaged, term: term - 1 })).await;
+    session.send(FromNode::Damaged(v1::Damaged { partition: damaged, term })).await;
     let noted = v1::DamageNoted { partition: damaged, epoch: view.epoch.0 };
     assert_eq!(session.next().await, Some(ToNode::DamageNoted(noted)));
     let moved = session.view_where(|view| view.configurations[damaged as usize].primary() != Some(own)).await;

@@ -1,5 +1,6 @@
 //! What is committed, and so everything that is acknowledged, is on the disks of a majority (P2, P9): of the members of
-//! some configuration that may have committed it; and the number of replicas that an answer names is not more than hold it.
+//! some configuration that may have committed it; and the number of replicas that an answer names is not more than hold it,
+//! as long as no later configuration has let any of them go: a primary that was stopped may answer long after that.
 
 use super::{Scene, Verdict};
 use replcore::Replica;
@@ -30,7 +31,8 @@ pub(super) fn check(scene: Scene<'_>, replica: &Replica, members: &Members, vers
     };
     committed(scene, members, entry.id)?;
     let holds = |members: &Vec<NodeId>| scene.holders(members, entry.id) >= durable_on as usize;
-    if !members.range(entry.id.term..).any(|(_, members)| holds(members)) {
+    let is_newest = members.keys().next_back().is_none_or(|newest| *newest <= replica.base().promised);
+    if is_newest && !members.range(entry.id.term..).any(|(_, members)| holds(members)) {
         return Err(format!("acknowledges {:?} as on {durable_on} disks; it is on fewer", entry.id));
     }
     Ok(())

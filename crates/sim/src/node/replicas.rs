@@ -13,7 +13,7 @@ use crate::world::PEACE;
 use bytes::Bytes;
 use replcore::{Answer, Apply, Body, Effect, Event, Message, State, StateDamaged, TransactionMessage};
 use std::collections::BTreeMap;
-use types::{Epoch, Generation, NodeId, PartitionId, Record, RecordKey, RecordKind};
+use types::{Epoch, Generation, NodeId, PartitionId, Record, RecordKey, RecordKind, Term};
 
 struct PartitionState<'a> {
     kept: Option<&'a Kept>,
@@ -243,7 +243,10 @@ impl Node {
             }
             Effect::ReportDamaged => {
                 let id = ctx.disks[place].id.unwrap_or_default();
-                let what = ToGroup::Damaged { node: place, start, id, partition };
+                let view = ctx.disks[place].view.as_ref();
+                let configuration = view.and_then(|view| view.configuration(partition));
+                let term = configuration.map_or(Term(0), |configuration| configuration.term);
+                let what = ToGroup::Damaged { node: place, start, id, partition, term };
                 ctx.send(here, Place::Leader, Happening::ToGroup(what));
             }
             Effect::WantView => {

@@ -266,7 +266,7 @@ async fn a_damaged_partition_goes_out_of_service_alone() {
     assert_eq!(code(&bench.ask(get(1, "other")).await), Some(ErrorCode::Damaged));
     assert!(matches!(bench.ask(get(2, "key")).await, Outcome::Found(_)));
     let told = bench.reports.take_messages(usize::MAX);
-    assert_eq!(told, [v1::node_message::Message::Damaged(v1::Damaged { partition: 1 })]);
+    assert_eq!(told, [v1::node_message::Message::Damaged(v1::Damaged { partition: 1, term: 5 })]);
 }
 
 /// Guards against a failing disk that is taken for a damaged partition, and a node that goes on after it (P2).

@@ -562,7 +562,9 @@ impl Worker {
                 }
                 Effect::ReportDamaged => {
                     tracing::error!(%partition, "out of service: its data here is damaged");
-                    self.parts.reports.damaged(partition);
+                    let configuration = self.parts.view.configuration(partition);
+                    let term = configuration.map_or_else(Default::default, |configuration| configuration.term);
+                    self.parts.reports.damaged(partition, term);
                 }
                 Effect::WantView => self.parts.reports.want_view(),
                 Effect::Serving { term } => {

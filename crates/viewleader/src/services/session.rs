@@ -298,13 +298,18 @@ impl Session {
                 let term = Term(stuck.term);
                 self.tell(Event::Stuck { node: self.node, partition, term, unreachable, holder }).await?;
             }
-            FromNode::Damaged(v1::Damaged { partition }) => {
-                let command = Command::NoteDamage { node: self.node, partition: self.partition(partition)? };
-                tracing::error!(node = %self.node, partition, "a replica is damaged and out of service");
+            FromNode::Damaged(v1::Damaged { partition, term }) => {
+                let (node, term) = (self.node, Term(term));
+                let command = Command::NoteDamage { node, partition: self.partition(partition)?, term };
+                tracing::error!(%node, partition, "a replica is damaged and out of service");
                 return Ok(Some(self.propose(command, move |outcome| match outcome {
-                    Ok(Done::DamageNoted(epoch)) => ToNode::DamageNoted(v1::DamageNoted { partition, epoch: epoch.0 }),
-                    Ok(_) => ToNode::Refused(error(ErrorCode::Internal, "damage was not noted as such")),
-                    Err(refusal) => refused(&refusal),
+                    Ok(Done::DamageNoted(epoch)) => {
+                        Some(ToNode::DamageNoted(v1::DamageNoted { partition, epoch: epoch.0 }))
+                    }
+                    Ok(_) => Some(ToNode::Refused(error(ErrorCode::Internal, "damage was not noted as such"))),
+                    // Whoever is damaged says so again, once it has the view that came between.
+                    Err(Refusal::StaleTerm { .. }) => None,
+                    Err(refusal) => Some(refused(&refusal)),
                 })));
             }
             FromNode::Suspect(v1::Suspect { node }) => self.tell(Event::Suspect(NodeId(node))).await?,
@@ -317,9 +322,10 @@ impl Session {
     }
 
     /// A proposal and what its outcome is answered with. If leadership is lost there is no answer: the session ends.
-    fn propose(&self, command: Command, answer: impl FnOnce(Outcome) -> ToNode + Send + 'static) -> Reply {
+    /// Not every outcome has an answer.
+    fn propose(&self, command: Command, answer: impl FnOnce(Outcome) -> Option<ToNode> + Send + 'static) -> Reply {
         let group = self.group.clone();
-        Box::pin(async move { group.propose(command).await.ok().map(answer) })
+        Box::pin(async move { group.propose(command).await.ok().and_then(answer) })
     }
 
     fn partition(&self, partition: u32) -> Result<PartitionId, Malformed> {
