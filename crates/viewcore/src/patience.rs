@@ -62,3 +62,49 @@ impl Patience {
         self.avoided_until_ms.iter().filter(|(_, until)| now_ms < **until).map(|(node, _)| *node).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARTITION: PartitionId = PartitionId(1);
+    const NODE: NodeId = NodeId(1);
+
+    /// Guards against a partition that has moved often once and waits long for ever: who was left alone long enough begins
+    /// anew, and not a moment before.
+    #[test]
+    fn a_wait_doubles_until_it_is_forgotten() {
+        let mut patience = Patience::default();
+        let mut now_ms = 1_000;
+        let mut waits_ms = Vec::new();
+        for _ in 0..9 {
+            patience.moved(PARTITION, now_ms);
+            let wait_ms = patience.moves[&PARTITION].wait_ms;
+            assert!(!patience.may_move(PARTITION, now_ms + wait_ms - 1));
+            assert!(patience.may_move(PARTITION, now_ms + wait_ms));
+            waits_ms.push(wait_ms);
+            now_ms += wait_ms;
+        }
+        assert_eq!(waits_ms, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
+        let last_ms = patience.moves[&PARTITION].at_ms;
+        let mut almost = patience.clone();
+        almost.moved(PARTITION, last_ms + BACKOFF_FORGOTTEN_MS - 1);
+        assert_eq!(almost.moves[&PARTITION].wait_ms, BACKOFF_MAX_MS);
+        patience.moved(PARTITION, last_ms + BACKOFF_FORGOTTEN_MS);
+        assert_eq!(patience.moves[&PARTITION].wait_ms, BACKOFF_MIN_MS);
+    }
+
+    /// Guards against a node that is held to account for a restart of long ago, and against one that never leads again.
+    #[test]
+    fn restarts_count_within_a_window_and_cost_a_while() {
+        let mut patience = Patience::default();
+        patience.restarted(NODE, 0);
+        patience.restarted(NODE, RESTART_WINDOW_MS);
+        assert!(patience.avoided(RESTART_WINDOW_MS).is_empty(), "the first restart is out of the window by now");
+        let second_ms = 2 * RESTART_WINDOW_MS - 1;
+        patience.restarted(NODE, second_ms);
+        assert_eq!(patience.avoided(second_ms), BTreeSet::from([NODE]));
+        assert_eq!(patience.avoided(second_ms + AVOIDED_MS - 1), BTreeSet::from([NODE]));
+        assert!(patience.avoided(second_ms + AVOIDED_MS).is_empty());
+    }
+}
