@@ -9,7 +9,7 @@
 //! An outside master, the viewleader group, decides *who* replicates a partition; replicas only move data. Each change
 //! of members or order begins a new *term* with one *primary*. The rules P1–P29 are named where they are kept.
 //!
-//! * **Writing** (P7–P12, `primary.rs`, `follower.rs`). The primary judges a request against everything it has appended,
+//! * **Writing** (P7–P12, `primary`, `follower.rs`). The primary judges a request against everything it has appended,
 //!   appends an entry, and sends `Prepare` to the other replicas while its own log syncs. A follower whose log matches
 //!   appends, syncs and answers `Prepared`. On disk at a majority, the entry is committed and the client is answered.
 //! * **Takeover** (P13–P16, `takeover.rs`). A new primary makes a majority promise its term (`Seal`), adopts the greatest
