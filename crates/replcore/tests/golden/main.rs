@@ -25,6 +25,7 @@ macro_rules! scripts {
 }
 
 scripts![
+    bounds,
     expiry,
     fence,
     held,
@@ -63,6 +64,7 @@ scripts![
     snapshot,
     snapshot_late,
     snapshot_parts,
+    taken_back,
     takeover,
     takeover_conflict,
     transaction,

@@ -15,9 +15,16 @@ use types::{
 pub(crate) enum Command {
     /// Begins with so many nodes, their disks empty; `message_bytes=1` sends every entry alone, `chunk_bytes=1` every
     /// record of a snapshot, and with `log_bytes=0` no log is kept for who is away,
-    /// with `history_bytes=0` none for watchers.
+    /// with `history_bytes=0` none for watchers; `window_bytes`, `uncommitted_bytes` and `reads_waiting` bound what a primary
+    /// takes on at a time.
     Cluster {
         nodes: u64,
+        #[arg(key)]
+        window_bytes: Option<usize>,
+        #[arg(key)]
+        uncommitted_bytes: Option<usize>,
+        #[arg(key)]
+        reads_waiting: Option<usize>,
         #[arg(key)]
         message_bytes: Option<usize>,
         #[arg(key)]
@@ -241,8 +248,20 @@ impl goldenscript::Runner for Bench {
     fn run(&mut self, command: &Command, _: &Context) -> Outcome {
         let mut out = String::new();
         match command {
-            Command::Cluster { nodes, message_bytes, chunk_bytes, log_bytes, history_bytes } => {
+            Command::Cluster {
+                nodes,
+                window_bytes,
+                uncommitted_bytes,
+                reads_waiting,
+                message_bytes,
+                chunk_bytes,
+                log_bytes,
+                history_bytes,
+            } => {
                 let settings = &mut self.settings;
+                settings.window_bytes_max = window_bytes.unwrap_or(settings.window_bytes_max);
+                settings.uncommitted_bytes_max = uncommitted_bytes.unwrap_or(settings.uncommitted_bytes_max);
+                settings.reads_waiting_max = reads_waiting.unwrap_or(settings.reads_waiting_max);
                 settings.message_bytes_max = message_bytes.unwrap_or(settings.message_bytes_max);
                 settings.chunk_bytes_max = chunk_bytes.unwrap_or(settings.chunk_bytes_max);
                 settings.log_bytes_max = log_bytes.unwrap_or(settings.log_bytes_max);
