@@ -134,3 +134,70 @@ impl Log {
         Some(entries.chain(rest).take_while(move |entry| entry.id.seq <= through))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use types::Term;
+
+    fn entry(seq: u64, bytes: usize) -> Entry {
+        Entry { id: EntryId { term: Term(1), seq: Seq(seq) }, payload: Bytes::from(vec![0; bytes]) }
+    }
+
+    fn filled() -> Log {
+        let mut log = Log::new(EntryId::ZERO, Vec::new());
+        for seq in 1..=6 {
+            log.push(entry(seq, 10 * seq as usize));
+        }
+        log
+    }
+
+    /// Guards against bytes that are counted wrongly as entries come and go: what is kept for others, and when a snapshot is
+    /// sent instead, is decided by them.
+    #[test]
+    fn bytes_are_those_of_the_entries_that_are_kept() {
+        let mut log = filled();
+        assert_eq!(log.bytes(), 210);
+        let removed = log.truncate(Seq(6));
+        assert_eq!((removed.len(), log.bytes()), (1, 150));
+        log.trim_to(Seq(2), 0);
+        assert_eq!((log.bytes(), log.trim().seq), (120, Seq(2)));
+        log.trim_to(Seq(9), 0);
+        assert_eq!((log.bytes(), log.trim().seq, log.oldest()), (0, Seq(5), Seq(6)), "at most the whole log");
+    }
+
+    /// Guards against a history that is longer than allowed, or shorter than it may be.
+    #[test]
+    fn history_is_as_long_as_it_may_be() {
+        for (history_bytes_max, oldest) in [
+            (0, 5),
+            (39 + ENTRY_BYTES, 5),
+            (40 + ENTRY_BYTES, 4),
+            (69 + 2 * ENTRY_BYTES, 4),
+            (70 + 2 * ENTRY_BYTES, 3),
+            (usize::MAX, 1),
+        ] {
+            let mut log = filled();
+            log.trim_to(Seq(2), history_bytes_max);
+            log.trim_to(Seq(4), history_bytes_max);
+            assert_eq!(log.oldest(), Seq(oldest), "at most {history_bytes_max}");
+            let followed = log.following(Seq(oldest - 1), Seq(6)).unwrap().map(|entry| entry.id.seq.0);
+            assert_eq!(followed.collect::<Vec<_>>(), (oldest..=6).collect::<Vec<_>>());
+            assert!(oldest == 1 || log.following(Seq(oldest - 2), Seq(6)).is_none());
+        }
+    }
+
+    /// Guards against a history that keeps the memory of whole messages alive for the few bytes of an entry.
+    #[test]
+    fn history_has_its_own_memory() {
+        let message = Bytes::from(vec![7; 1 << 20]);
+        let mut log = Log::new(EntryId::ZERO, Vec::new());
+        for seq in 1..=3 {
+            log.push(Entry { payload: message.slice(seq as usize..seq as usize + 10), ..entry(seq, 0) });
+        }
+        log.trim_to(Seq(2), usize::MAX);
+        log.trim_to(Seq(3), usize::MAX);
+        assert_eq!(log.following(Seq(0), Seq(3)).unwrap().count(), 3);
+        assert!(message.is_unique(), "nothing of the log is part of the message any more");
+    }
+}

@@ -137,3 +137,33 @@ impl Overlay {
         self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against bytes that are counted wrongly as versions come and go: by them it is decided when the state gets what
+    /// is committed, and when a store is too slow.
+    #[test]
+    fn bytes_are_those_of_the_versions_that_are_kept() {
+        let change = |name: &'static str, value: Option<&'static str>| Change {
+            key: RecordKey::user(Bytes::from_static(name.as_bytes())),
+            value: value.map(|value| Bytes::from_static(value.as_bytes())),
+        };
+        let batch = |changes: &[Change]| Batch { changes: changes.to_vec(), ..Batch::default() };
+        let (first, second, third) =
+            (change("long-name", Some("value")), change("long-name", None), change("b", Some("12345678")));
+        let mut overlay = Overlay::default();
+        overlay.append(Seq(1), vec![first.clone(), third.clone()]);
+        assert_eq!(overlay.bytes(), 2 * VERSION_BYTES + 14 + 9);
+        overlay.append(Seq(2), vec![second.clone()]);
+        assert_eq!(overlay.bytes(), 3 * VERSION_BYTES + 14 + 9 + 9);
+        overlay.append(Seq(3), vec![first.clone()]);
+        overlay.take_back(Seq(3), &batch(&[first]));
+        assert_eq!(overlay.bytes(), 3 * VERSION_BYTES + 14 + 9 + 9);
+        overlay.applied(Seq(1));
+        assert_eq!(overlay.bytes(), VERSION_BYTES + 9);
+        overlay.take_back(Seq(2), &batch(&[second]));
+        assert_eq!(overlay.bytes(), 0);
+    }
+}

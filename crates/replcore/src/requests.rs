@@ -235,4 +235,87 @@ mod tests {
         assert_eq!(remembered, message.slice(3..6));
         assert!(!message.as_ptr_range().contains(&remembered.as_ptr()));
     }
+
+    fn request(counter: u64, stamp: u64, replaced: bool) -> Remembered {
+        let outcome = WriteOutcome { version: Seq(counter), replaced };
+        Remembered { id: RequestId { client: 1, counter }, stamp: Stamp(stamp), outcome }
+    }
+
+    fn appended(requests: &mut Requests, seq: u64, stamp: u64, transaction: Option<&'static [u8]>) {
+        let request = Some(request(seq, stamp, seq.is_multiple_of(2)));
+        let transaction = transaction.map(Bytes::from_static);
+        requests.append(Seq(seq), &Batch { request, transaction, ..Batch::default() });
+    }
+
+    /// The state's records after these changes.
+    fn stored(records: &mut std::collections::BTreeMap<Bytes, Bytes>, changes: Vec<Changed>) {
+        for (key, value, _) in changes {
+            match value {
+                Some(value) => drop(records.insert(key.name, value)),
+                None => drop(records.remove(&key.name)),
+            }
+        }
+    }
+
+    /// Guards against a state that holds other answers than were given, keeps those whose time is over, or loses one that
+    /// is still to be remembered: a retry would take effect twice.
+    #[test]
+    fn the_state_remembers_what_the_log_did() {
+        let mut requests = Requests::default();
+        let mut records = std::collections::BTreeMap::new();
+        let mut store = |requests: &mut Requests, after, through| {
+            let mut changes = Vec::new();
+            requests.store(Seq(after), Seq(through), &mut changes);
+            let count = changes.len();
+            stored(&mut records, changes);
+            (count, records.iter().map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>())
+        };
+        appended(&mut requests, 1, 100, None);
+        appended(&mut requests, 2, 110, Some(b"done"));
+        appended(&mut requests, 3, 120, None);
+        let (_, records) = store(&mut requests, 0, 2);
+        let recovered = Requests::recover(&records).unwrap();
+        for (seq, replaced) in [(1, false), (2, true)] {
+            let Remembered { id, outcome, .. } = request(seq, 0, replaced);
+            assert_eq!(recovered.outcome(id), Some(outcome));
+        }
+        assert_eq!(recovered.outcome(request(3, 0, false).id), None, "not committed when it was stored");
+        assert_eq!(recovered.transaction(request(2, 0, true).id), Some(Bytes::from_static(b"done")));
+        let (_, records) = store(&mut requests, 2, 3);
+        assert!(Requests::recover(&records).unwrap().outcome(request(3, 0, false).id).is_some());
+
+        // The time of the first is over; the record that holds it still holds the second.
+        let forget = |stamp| Batch { forgotten_before: Some(Stamp(stamp)), ..Batch::default() };
+        requests.append(Seq(4), &forget(110));
+        assert!(requests.outcome(request(1, 0, false).id).is_some(), "that is not committed yet");
+        requests.committed(Seq(4));
+        assert_eq!(requests.outcome(request(1, 0, false).id), None);
+        let (count, records) = store(&mut requests, 3, 4);
+        assert_eq!((count, records.len()), (1, 3), "the time before which everything is forgotten, and nothing else");
+        assert_eq!(store(&mut requests, 4, 4).0, 0, "once");
+        let recovered = Requests::recover(&records).unwrap();
+        assert_eq!(recovered.refused_before(), Stamp(110));
+        assert!(recovered.outcome(request(2, 0, true).id).is_some());
+        requests.append(Seq(5), &forget(111));
+        requests.committed(Seq(5));
+        let (_, records) = store(&mut requests, 4, 5);
+        assert_eq!(records.len(), 2, "what held the first two is gone");
+        assert!(Requests::recover(&records).unwrap().outcome(request(3, 0, false).id).is_some());
+    }
+
+    /// Guards against the memory of an entry that has left the log.
+    #[test]
+    fn what_is_taken_back_was_never_asked() {
+        let mut requests = Requests::default();
+        appended(&mut requests, 1, 100, None);
+        appended(&mut requests, 2, 110, Some(b"done"));
+        requests.append(Seq(3), &Batch { forgotten_before: Some(Stamp(200)), ..Batch::default() });
+        requests.take_back(Seq(3));
+        requests.take_back(Seq(2));
+        requests.committed(Seq(3));
+        assert!(requests.outcome(request(1, 0, false).id).is_some());
+        assert_eq!(requests.outcome(request(2, 0, true).id), None);
+        assert_eq!(requests.transaction(request(2, 0, true).id), None);
+        assert_eq!(requests.refused_before(), Stamp(0));
+    }
 }

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use types::{ErrorCode, Page, PageItem, PageQuery, Record, RecordKey, RecordKind, Seq, Term};
 
 /// What a record takes on a page beside its name and value.
-const ITEM_BYTES: usize = 16;
+pub(crate) const ITEM_BYTES: usize = 16;
 
 /// Pages whose round is confirmed and whose state is being read.
 #[derive(Clone, Hash, Debug, Default)]

@@ -28,6 +28,7 @@ scripts![
     bounds,
     expiry,
     fence,
+    forget,
     held,
     learner,
     mismatch,

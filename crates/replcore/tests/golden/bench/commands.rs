@@ -107,6 +107,8 @@ pub(crate) enum Command {
         #[arg(many)]
         keys: Vec<String>,
     },
+    /// Requests stamped before this, in milliseconds, need be remembered no longer.
+    Forget { node: u64, before: u64 },
     /// The time of the request with this token is over.
     Expire { node: u64, token: u64 },
     /// A node hears the oldest letter to its partition.
@@ -337,6 +339,9 @@ impl goldenscript::Runner for Bench {
                 self.transact(*node, proposal, &mut out)?;
             }
             Command::Collect { node, keys } => self.collect(*node, keys, &mut out)?,
+            Command::Forget { node, before } => {
+                self.step(*node, Event::Forget { before: Stamp(*before) }, &mut out)?;
+            }
             Command::Expire { node, token } => self.expire(*node, *token, &mut out)?,
             Command::Hear(node) => self.hear(*node, false, &mut out)?,
             Command::Echo(node) => self.hear(*node, true, &mut out)?,

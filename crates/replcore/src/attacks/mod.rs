@@ -1,5 +1,7 @@
 //! Faults found by attacking the core by hand, one test each, on a single replica whose peers the test plays.
 
+mod bounds;
+
 use crate::tests::{Cluster, Memory};
 use crate::{
     Answer, Body, Effect, Event, Message, PersistIndex, Proposal, Recovered, Replica, RoleSummary, Settings, Token,
@@ -19,9 +21,11 @@ struct Alone {
 }
 impl Alone {
     fn new(me: u64) -> Alone {
+        Alone::of(PartitionId(0), me)
+    }
+    fn of(partition: PartitionId, me: u64) -> Alone {
         Alone {
-            replica: Replica::new(NodeId(me), PartitionId(0), Epoch(1), Settings::default(), Recovered::default())
-                .unwrap(),
+            replica: Replica::new(NodeId(me), partition, Epoch(1), Settings::default(), Recovered::default()).unwrap(),
             memory: Memory::default(),
             index: 0,
         }
@@ -62,12 +66,10 @@ impl Alone {
         self.put_value(t, Bytes::from_static(b"v"))
     }
     fn put_value(&mut self, t: u64, value: Bytes) -> Vec<Effect> {
-        let mutation = Mutation {
-            key: Bytes::from_static(b"k"),
-            kind: MutationKind::Put(value),
-            condition: Condition::None,
-            fence: None,
-        };
+        self.put_key_value(t, Bytes::from_static(b"k"), value)
+    }
+    fn put_key_value(&mut self, t: u64, key: Bytes, value: Bytes) -> Vec<Effect> {
+        let mutation = Mutation { key, kind: MutationKind::Put(value), condition: Condition::None, fence: None };
         self.ev(Event::Mutate {
             token: Token(t),
             proposal: Proposal {
@@ -446,47 +448,4 @@ fn what_a_learner_is_sent_is_kept() {
     o.ev(Event::Flush);
     o.checkpoint(Seq(51));
     assert_eq!(o.replica.base().trim, EntryId::ZERO, "trimmed what the learner is being sent");
-}
-
-/// Guards against a record of the log that is longer than the log takes, which would end the node: what waited for a lock
-/// is appended all at once.
-#[test]
-fn what_is_appended_at_once_is_written_in_records_of_bounded_length() {
-    let mut o = Alone::serving(None);
-    let value = Bytes::from(vec![7; 1 << 20]);
-    for i in 0..30 {
-        o.put_value(i, value.clone());
-    }
-    let out = o.ev(Event::Flush);
-    let lengths: Vec<usize> = out
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Persist { record: crate::PersistRecord::Append { entries, .. }, .. } => {
-                Some(entries.iter().map(|entry| entry.payload.len()).sum())
-            }
-            _ => None,
-        })
-        .collect();
-    assert_eq!(lengths.len(), 30usize.div_ceil(7), "{lengths:?}");
-    assert!(lengths.iter().all(|length| *length <= 8 << 20), "{lengths:?}");
-    o.sync();
-    o.msg(2, 2, Body::Prepared { seq: Seq(31) });
-    assert_eq!(o.replica.committed, Seq(31), "all of it is on disk");
-}
-
-/// Guards against a record of remembered requests that is longer than the state takes, which would end every replica again
-/// and again.
-#[test]
-fn requests_that_are_many_are_stored_in_several_records() {
-    let mut o = Alone::serving(None);
-    for i in 0..100_000 {
-        o.put(i);
-    }
-    o.ev(Event::Flush);
-    o.sync();
-    o.msg(2, 2, Body::Prepared { seq: Seq(100_001) });
-    let apply = o.replica.take_apply().unwrap();
-    let requests = apply.changes.iter().filter(|(key, ..)| key.kind == types::RecordKind::Requests);
-    let lengths: Vec<usize> = requests.filter_map(|(_, value, _)| Some(value.as_ref()?.len())).collect();
-    assert!(lengths.len() > 3 && lengths.iter().all(|length| *length < 2 << 20), "{lengths:?}");
 }
