@@ -26,6 +26,7 @@ macro_rules! scripts {
 
 scripts![
     bounds,
+    damage,
     expiry,
     fence,
     forget,
@@ -67,9 +68,11 @@ scripts![
     snapshot_parts,
     taken_back,
     takeover,
+    takeover_streams,
     takeover_conflict,
     transaction,
     transaction_fence,
+    transaction_waits,
     watch,
     write,
 ];
