@@ -108,6 +108,7 @@ fn what_is_not_flushed_does_not_leave() {
     let left = sent.iter().any(|e| matches!(e, Effect::Send { message: Message { body: Body::Prepare { entries, .. }, .. }, .. } if !entries.is_empty()));
     let denied = out.iter().any(|e| matches!(e, Effect::Reply { answer: Answer::Error(ErrorCode::NotPrimary), .. }));
     assert!(!(left && denied), "entry left the node, client told definitely not done");
+    assert_eq!(o.replica.log.last().seq, Seq(1), "what was denied is gone: it could still be committed");
 }
 
 /// Guards against an answer about an entry that was never sent: counted, it would be truncated as committed (P8, P9).
