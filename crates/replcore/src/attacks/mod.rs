@@ -186,6 +186,30 @@ fn reads_do_not_hide_a_lost_prepare() {
     assert!(prepares > 0 || stuck > 0, "2000 ticks, write never resent, never reported stuck");
 }
 
+/// Guards against a primary that is taken for stuck, and replaced, because at every tick something waits: reads are answered
+/// all the time (P19).
+#[test]
+fn a_busy_primary_is_not_stuck() {
+    let mut o = Alone::serving(None);
+    let mut nonce = None;
+    for token in 0..500 {
+        let mut out = o.ev(Event::Read { token: Token(token), key: Bytes::from_static(b"k") });
+        out.extend(o.ev(Event::Flush));
+        out.extend(o.ev(Event::Tick));
+        // The answer to the last tick's, after the next was asked.
+        if let Some(nonce) = nonce {
+            out.extend(o.msg(2, 2, Body::Confirmed { nonce }));
+            out.extend(o.ev(Event::Flush));
+        }
+        let asked = out.iter().filter_map(|e| match e {
+            Effect::Send { message: Message { body: Body::Confirm { nonce }, .. }, .. } => Some(*nonce),
+            _ => None,
+        });
+        nonce = asked.max().or(nonce);
+        assert!(!out.iter().any(|e| matches!(e, Effect::ReportStuck { .. })), "tick {token}");
+    }
+}
+
 /// Guards against a restart that takes the leftovers of a removed replica for damage.
 #[test]
 fn a_removed_replica_starts_again() {
@@ -377,6 +401,22 @@ fn a_new_learner_is_behind() {
     o.view(3, 2, &[1, 2, 3], Some(4), &[]);
     o.ev(Event::Flush);
     assert_eq!(o.replica.behind(), vec![NodeId(4)], "a learner that has answered nothing counts as caught up");
+    assert_eq!(o.replica.filled(), None);
+    // One that has everything does; and who only owes the answer to what is under way is not behind.
+    o.msg(4, 2, Body::Mismatch { last: EntryId::ZERO, committed: Seq(0) });
+    o.ev(Event::Flush);
+    o.msg(4, 2, Body::Prepared { seq: Seq(51) });
+    assert_eq!((o.replica.behind(), o.replica.filled()), (vec![], Some(NodeId(4))));
+    o.put(50);
+    o.ev(Event::Flush);
+    o.sync();
+    o.msg(2, 2, Body::Prepared { seq: Seq(52) });
+    assert_eq!(o.replica.behind(), vec![], "the entry was sent a moment ago");
+    o.ev(Event::Tick);
+    assert_eq!(o.replica.behind(), vec![NodeId(3), NodeId(4)], "and not answered for a tick");
+    o.msg(3, 2, Body::Prepared { seq: Seq(52) });
+    o.ev(Event::PeerDown { peer: NodeId(3) });
+    assert_eq!(o.replica.behind(), vec![NodeId(4)], "who had everything when it went lacks nothing");
 }
 
 /// Guards against answered writes that keep a lost `Confirm` from being sent again.
