@@ -276,3 +276,37 @@ fn a_page_ends_where_it_is_full() {
         assert_eq!(page.resume.is_some(), count < 4);
     }
 }
+
+/// Guards against a driver that is told nothing, and so never forgets a request, hands nothing over, or makes no room.
+#[test]
+fn a_driver_is_told_what_it_decides_by() {
+    let mut o = Alone::single();
+    let told = |o: &Alone| (o.replica.oldest_request(), o.replica.newest_request(), o.replica.refused_before());
+    assert_eq!(told(&o), (None, None, Stamp(0)));
+    let (log_before, unapplied_before) = (o.replica.log_bytes(), o.replica.unapplied_bytes());
+    for stamp in [100_000, 100_007] {
+        let mutation = types::Mutation {
+            key: "k".into(),
+            kind: types::MutationKind::Put(vec![7; 1_000].into()),
+            condition: types::Condition::None,
+            fence: None,
+        };
+        let id = RequestId { client: 1, counter: stamp };
+        let proposal = crate::Proposal { id, stamp: Stamp(stamp), mutation, forget_before: Stamp(0) };
+        let answered = o.asked(Event::Mutate { token: Token(stamp), proposal });
+        assert!(matches!(answered[..], [(_, Answer::Written { .. })]));
+    }
+    assert_eq!(told(&o), (Some(Stamp(100_000)), Some(Stamp(100_007)), Stamp(0)));
+    assert!(o.replica.log_bytes() - log_before >= 2_000);
+    assert!(o.replica.unapplied_bytes() - unapplied_before >= 2_000);
+    o.ev(Event::Forget { before: Stamp(100_001) });
+    o.settled();
+    assert_eq!(told(&o), (Some(Stamp(100_007)), Some(Stamp(100_007)), Stamp(100_001)));
+    while let Some(apply) = o.replica.take_apply() {
+        o.ev(Event::Applied { generation: apply.generation, through: apply.through });
+    }
+    assert_eq!(o.replica.unapplied_bytes(), 0);
+    assert!(!o.replica.is_out_of_service());
+    o.ev(Event::Damaged);
+    assert!(o.replica.is_out_of_service());
+}
