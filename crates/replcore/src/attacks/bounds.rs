@@ -225,6 +225,14 @@ fn only_a_home_is_answered_as_one() {
         let message = TransactionMessage { attempt, from: PartitionId(1), body };
         assert_eq!(o.ev(Event::FromPartition { message }), [], "{name}");
     }
+    // Only a home asks for something, and nobody asks himself.
+    let age = crate::Age { stamp: Stamp(1), request: RequestId { client: 3, counter: 1 } };
+    for (home, from) in [(PartitionId(1), PartitionId(2)), (PartitionId(0), PartitionId(1))] {
+        let body = TransactionBody::Prepare { age, part: Box::new(part("c")) };
+        let message = TransactionMessage { attempt: AttemptId { home, ..attempt }, from, body };
+        assert_eq!(o.ev(Event::FromPartition { message }), [], "{from} for {home}");
+        assert_eq!(o.replica.log.last().seq, Seq(1));
+    }
     // It still waits for the other's answer: a no ends it.
     let message =
         TransactionMessage { attempt, from: PartitionId(1), body: TransactionBody::No { code: ErrorCode::Overloaded } };
