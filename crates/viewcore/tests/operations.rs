@@ -1,0 +1,228 @@
+//! What operators and replicas may ask of the group, and where the bounds lie.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use types::limits::REPLICATION_MAX;
+use types::{BootNonce, ClusterId, Configuration, Epoch, Incarnation, NodeId, PartitionCount, PartitionId, Term};
+use viewcore::state::RECOVERIES_MAX;
+use viewcore::{
+    Bootstrap, Cause, Change, ClusterState, Command, Configure, Done, Operation, Refusal, Registration, Step, status,
+};
+
+fn ids<const N: usize>(numbers: [u64; N]) -> Vec<NodeId> {
+    numbers.into_iter().map(NodeId).collect()
+}
+
+/// Four partitions on nodes 1, 2 and 3, of so many.
+fn cluster(nodes: u64) -> ClusterState {
+    let mut state = ClusterState::default();
+    let partition_count = PartitionCount::new(4).unwrap();
+    let bootstrap = Bootstrap { cluster: ClusterId(7), partition_count, replication: 3, expected_nodes: 3 };
+    state.apply(&Command::Bootstrap(bootstrap)).unwrap();
+    for nonce in 1..=nodes {
+        let registration = Registration {
+            cluster: ClusterId::NONE,
+            node: None,
+            incarnation: Incarnation(1),
+            nonce: BootNonce(nonce),
+            address: format!("host{nonce}:1"),
+            http_address: String::new(),
+            zone: String::new(),
+            weight: 100,
+            highest_epoch: Epoch(0),
+            highest_promised: Term(0),
+        };
+        state.apply(&Command::Register(registration)).unwrap();
+    }
+    change(&mut state, |change| {
+        change.placements = (0..4).map(|partition| (PartitionId(partition), ids([1, 2, 3]))).collect();
+    });
+    state
+}
+
+fn change(state: &mut ClusterState, edit: impl FnOnce(&mut Change)) {
+    let mut change = Change::new(state.epoch(), Cause::Rebalance);
+    edit(&mut change);
+    state.apply(&Command::Change(change)).unwrap();
+}
+
+fn operate(state: &mut ClusterState, operation: Operation) -> Result<(), String> {
+    match state.apply(&Command::Operate(operation)) {
+        Ok(_) => Ok(()),
+        Err(Refusal::Operation(why)) => Err(why),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+fn configuration(state: &ClusterState, partition: u32) -> &Configuration {
+    state.view().unwrap().configuration(PartitionId(partition)).unwrap()
+}
+
+/// Guards against weights that place nothing, or overflow what is computed of them, and against a view that changes although
+/// nothing has.
+#[test]
+fn weights() {
+    let mut state = cluster(3);
+    let weigh =
+        |state: &mut ClusterState, node, weight| operate(state, Operation::SetWeight { node: NodeId(node), weight });
+    for weight in [1, 1_000_000, 250] {
+        weigh(&mut state, 2, weight).unwrap();
+        assert_eq!(state.node(NodeId(2)).unwrap().weight, weight);
+    }
+    let epoch = state.epoch();
+    for (node, weight) in [(2, 0), (2, 1_000_001), (2, u32::MAX), (9, 100)] {
+        weigh(&mut state, node, weight).unwrap_err();
+    }
+    weigh(&mut state, 2, 250).unwrap();
+    assert_eq!((state.epoch(), state.node(NodeId(2)).unwrap().weight), (epoch, 250));
+}
+
+/// Guards against settings that no cluster can follow, or that stop it from healing.
+#[test]
+fn settings() {
+    let mut state = cluster(4);
+    let configure = |state: &mut ClusterState, configure| operate(state, Operation::Configure(configure));
+    let replication = |replication| Configure { replication: Some(replication), ..Configure::default() };
+    let after = |replace_after_ms| Configure { replace_after_ms: Some(replace_after_ms), ..Configure::default() };
+    let moves = |moves_per_node| Configure { moves_per_node: Some(moves_per_node), ..Configure::default() };
+    for bad in
+        [replication(0), replication(5), replication(REPLICATION_MAX + 1), after(0), after(999), moves(0), moves(257)]
+    {
+        let before = state.clone();
+        configure(&mut state, bad.clone()).expect_err(&format!("{bad:?}"));
+        assert_eq!(state, before, "{bad:?}");
+    }
+    for good in [replication(1), replication(4), after(1_000), moves(1), moves(256)] {
+        configure(&mut state, good.clone()).unwrap_or_else(|why| panic!("{good:?}: {why}"));
+    }
+    let policy = state.policy();
+    assert_eq!((policy.replace_after_ms, policy.moves_per_node), (Some(1_000), 256));
+    assert_eq!(state.view().unwrap().replication, 4);
+    // As many as ever can be, where there are as many nodes.
+    let mut large = cluster(12);
+    configure(&mut large, replication(REPLICATION_MAX)).unwrap();
+    configure(&mut large, replication(REPLICATION_MAX + 1)).unwrap_err();
+    // The view changes with what it holds, and with nothing else.
+    let epoch = state.epoch();
+    configure(&mut state, moves(3)).unwrap();
+    configure(&mut state, replication(4)).unwrap();
+    assert_eq!(state.epoch(), epoch);
+    configure(&mut state, Configure { fill_bytes_per_second: Some(5), ..Configure::default() }).unwrap();
+    assert_eq!((state.epoch(), state.view().unwrap().fill_bytes_per_second), (epoch.next(), 5));
+}
+
+/// Guards P16 and P20 where many are told at once: a term that is over must not count, and one that is current must, whatever
+/// stands beside it.
+#[test]
+fn only_current_terms_are_activated() {
+    let mut state = cluster(4);
+    for partition in [0, 1] {
+        let partition = PartitionId(partition);
+        change(&mut state, |change| {
+            change.steps = vec![(partition, Step::Fill { joins: NodeId(4), leaves: Some(NodeId(3)) })];
+        });
+        change(&mut state, |change| change.steps = vec![(partition, Step::Members(ids([1, 2, 4])))]);
+    }
+    let term = |state: &ClusterState, partition| configuration(state, partition).term;
+    let told = vec![
+        (PartitionId(0), Term(term(&state, 0).0 - 1)),
+        (PartitionId(1), term(&state, 1)),
+        (PartitionId(2), term(&state, 2)),
+        (PartitionId(9), term(&state, 2)),
+    ];
+    let epoch = state.epoch();
+    let answered = state.apply(&Command::ActivatedAll(told.clone())).unwrap();
+    assert_eq!(answered, Done::ActivatedAll(vec![false, true, true, false]));
+    let activated = |state: &ClusterState| (0..3).map(|p| configuration(state, p).is_activated()).collect::<Vec<_>>();
+    assert_eq!((activated(&state), state.epoch()), (vec![false, true, true], epoch.next()));
+    // Said again it is true again, and changes nothing.
+    let answered = state.apply(&Command::ActivatedAll(told)).unwrap();
+    assert_eq!((answered, state.epoch()), (Done::ActivatedAll(vec![false, true, true, false]), epoch.next()));
+}
+
+/// Guards against a recovery that touches partitions it does not name, or is made of what is not there.
+#[test]
+fn recoveries() {
+    let mut state = cluster(5);
+    change(&mut state, |change| {
+        change.steps = [0, 1]
+            .map(|partition| (PartitionId(partition), Step::Fill { joins: NodeId(4), leaves: Some(NodeId(3)) }))
+            .to_vec();
+    });
+    change(&mut state, |change| change.dead = ids([2, 3]));
+    let recover = |state: &mut ClusterState, survivors: Vec<(u32, Vec<NodeId>)>| {
+        let survivors = survivors.into_iter().map(|(partition, nodes)| (PartitionId(partition), nodes)).collect();
+        let planned_on = state.epoch();
+        state.apply(&Command::Operate(Operation::Recover { planned_on, survivors })).map(drop)
+    };
+    let before = state.clone();
+    for bad in [
+        vec![],
+        vec![(0, vec![])],
+        vec![(0, ids([1, 1]))],
+        vec![(0, ids([1, 2]))],
+        vec![(1, ids([1])), (0, ids([1]))],
+        vec![(0, ids([1])), (0, ids([1]))],
+        vec![(9, ids([1]))],
+        vec![(0, ids([1])), (1, ids([3]))],
+    ] {
+        recover(&mut state, bad.clone()).expect_err(&format!("{bad:?}"));
+        assert_eq!(state, before, "{bad:?}");
+    }
+    let late =
+        Operation::Recover { planned_on: Epoch(state.epoch().0 - 1), survivors: vec![(PartitionId(0), ids([1]))] };
+    assert!(matches!(state.apply(&Command::Operate(late)), Err(Refusal::StalePlan { .. })));
+
+    recover(&mut state, vec![(0, ids([1])), (2, ids([1]))]).unwrap();
+    for (partition, replicas) in [(0, ids([1])), (1, ids([1, 2, 3])), (2, ids([1])), (3, ids([1, 2, 3]))] {
+        assert_eq!(configuration(&state, partition).replicas, replicas, "p{partition}");
+    }
+    assert_eq!(configuration(&state, 0).learner, None);
+    assert_eq!(configuration(&state, 1).learner, Some(NodeId(4)));
+    assert_eq!(state.moves().keys().copied().collect::<Vec<_>>(), [PartitionId(1)], "what was moving there still is");
+    assert_eq!(configuration(&state, 0).term, Term::begun_at(state.epoch()));
+    let record = state.recoveries().last().unwrap();
+    assert_eq!(record.epoch, state.epoch());
+    let wanted = [0, 2].map(|partition| (PartitionId(partition), ids([1, 2, 3]), ids([1])));
+    assert_eq!(record.partitions, wanted);
+}
+
+/// Guards against a record of recoveries that grows for ever, or forgets the newest.
+#[test]
+fn the_newest_recoveries_are_remembered() {
+    let mut state = cluster(3);
+    change(&mut state, |change| change.dead = ids([2, 3]));
+    let mut epochs = Vec::new();
+    for round in 0..RECOVERIES_MAX + 3 {
+        // Alone, and then without a majority again.
+        let planned_on = state.epoch();
+        let survivors = vec![(PartitionId(0), ids([1]))];
+        state.apply(&Command::Operate(Operation::Recover { planned_on, survivors })).unwrap();
+        epochs.push(state.epoch());
+        assert_eq!(state.recoveries().len(), (round + 1).min(RECOVERIES_MAX));
+        change(&mut state, |change| {
+            change.alive = ids([2, 3]);
+        });
+        change(&mut state, |change| {
+            change.steps = vec![(PartitionId(0), Step::Fill { joins: NodeId(2), leaves: None })];
+        });
+        change(&mut state, |change| change.steps = vec![(PartitionId(0), Step::Members(ids([1, 2])))]);
+        let term = configuration(&state, 0).term;
+        state.apply(&Command::ActivatedAll(vec![(PartitionId(0), term)])).unwrap();
+        change(&mut state, |change| change.dead = ids([2, 3]));
+    }
+    let remembered: Vec<Epoch> = state.recoveries().iter().map(|recovery| recovery.epoch).collect();
+    assert_eq!(remembered, epochs[3..]);
+}
+
+/// Guards against a load that is shown and is not there.
+#[test]
+fn loads() {
+    let mut state = cluster(4);
+    assert_eq!(status::load(&state, NodeId(4)), (0, 0));
+    let held: Vec<(u32, u32)> = ids([1, 2, 3]).into_iter().map(|node| status::load(&state, node)).collect();
+    assert_eq!(held, [(4, 4), (4, 0), (4, 0)]);
+    change(&mut state, |change| change.placements = vec![(PartitionId(3), ids([3, 1, 2]))]);
+    let held: Vec<(u32, u32)> = ids([1, 2, 3]).into_iter().map(|node| status::load(&state, node)).collect();
+    assert_eq!(held, [(4, 3), (4, 0), (4, 1)]);
+}
