@@ -139,4 +139,32 @@ mod tests {
         }
         assert_eq!(detector.verdict(&alive, 8_010).dead, BTreeSet::from([NodeId(6)]));
     }
+
+    /// Guards P21: nodes whose connections were refused, which count as evidence, are held against the others that are
+    /// silent; and nodes that were silent, which are not, because they are dead already.
+    #[test]
+    fn only_silence_counts_towards_the_third() {
+        let alive: BTreeSet<NodeId> = (1..=6).map(NodeId).collect();
+        let still: BTreeSet<NodeId> = (3..=6).map(NodeId).collect();
+        for refused in [true, false] {
+            let mut detector = Detector::new(1_000, 0);
+            for now_ms in (0..3_000).step_by(100) {
+                detector.tick(now_ms);
+                alive.iter().for_each(|node| detector.heard(*node, now_ms));
+            }
+            if refused {
+                detector.refused(NodeId(1));
+                detector.refused(NodeId(2));
+            }
+            detector.declared_dead(&[NodeId(1), NodeId(2)], 3_000);
+            // One of the four that are left falls silent.
+            for now_ms in (3_000..3_990).step_by(10) {
+                detector.tick(now_ms);
+                (4..=6).for_each(|node| detector.heard(NodeId(node), now_ms));
+            }
+            let verdict = detector.verdict(&still, 3_990);
+            let (dead, held_back) = if refused { (1, 0) } else { (0, 1) };
+            assert_eq!((verdict.dead.len(), verdict.held_back.len()), (dead, held_back), "refused: {refused}");
+        }
+    }
 }

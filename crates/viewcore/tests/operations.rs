@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use types::limits::REPLICATION_MAX;
 use types::{BootNonce, ClusterId, Configuration, Epoch, Incarnation, NodeId, PartitionCount, PartitionId, Term};
+use viewcore::observed::PartitionSize;
+use viewcore::progress::progress;
 use viewcore::state::RECOVERIES_MAX;
 use viewcore::{
-    Bootstrap, Cause, Change, ClusterState, Command, Configure, Done, Operation, Refusal, Registration, Step, status,
+    Bootstrap, Cause, Change, ClusterState, Command, Configure, Done, Heartbeat, Observed, Operation, Refusal,
+    Registration, Serving, Step, status,
 };
 
 fn ids<const N: usize>(numbers: [u64; N]) -> Vec<NodeId> {
@@ -225,4 +229,151 @@ fn loads() {
     change(&mut state, |change| change.placements = vec![(PartitionId(3), ids([3, 1, 2]))]);
     let held: Vec<(u32, u32)> = ids([1, 2, 3]).into_iter().map(|node| status::load(&state, node)).collect();
     assert_eq!(held, [(4, 3), (4, 0), (4, 1)]);
+}
+
+/// Guards against "complete" that is said too early (P21): while a partition moves, is not activated, or has left something
+/// behind; and while a node has not looked since.
+#[test]
+fn complete_is_said_when_it_is() {
+    let mut state = cluster(4);
+    let nobody = BTreeSet::new();
+    let mut observed = Observed::default();
+    let look = |observed: &mut Observed, state: &ClusterState, surplus: u32| {
+        for node in ids([1, 2, 3, 4]) {
+            let surplus = if node == NodeId(3) { surplus } else { 0 };
+            observed.heartbeat(node, &Heartbeat { surplus, surplus_at: state.epoch(), ..Heartbeat::default() });
+        }
+    };
+    let moved = |state: &mut ClusterState, partition: u32, leaves: u64, members: [u64; 3]| {
+        let partition = PartitionId(partition);
+        change(state, |change| {
+            change.steps = vec![(partition, Step::Fill { joins: NodeId(4), leaves: Some(NodeId(leaves)) })];
+        });
+        change(state, |change| change.steps = vec![(partition, Step::Members(ids(members)))]);
+        let term = configuration(state, partition.0).term;
+        state.apply(&Command::ActivatedAll(vec![(partition, term)])).unwrap();
+    };
+    // Three of four partitions have moved to the node that joined: its share.
+    moved(&mut state, 0, 3, [1, 2, 4]);
+    moved(&mut state, 1, 2, [1, 3, 4]);
+    look(&mut observed, &state, 0);
+    let before = progress(&state, &observed, &nobody);
+    assert!(!before.is_complete() && !before.planned.is_empty(), "there is more to move");
+    moved(&mut state, 2, 1, [2, 3, 4]);
+    let unknown = progress(&state, &observed, &nobody).surplus;
+    assert_eq!(
+        unknown,
+        ids([1, 2, 3, 4]).into_iter().map(|node| (node, None)).collect::<Vec<_>>(),
+        "nobody has looked"
+    );
+    look(&mut observed, &state, 1);
+    let left = progress(&state, &observed, &nobody);
+    assert_eq!((left.surplus.clone(), left.is_complete()), (vec![(NodeId(3), Some(1))], false));
+    look(&mut observed, &state, 0);
+    let after = progress(&state, &observed, &nobody);
+    assert!(after.is_complete(), "{after:?}");
+    assert_eq!((after.tolerates_now, after.tolerates_then), (1, 1));
+
+    // Something moves again: filled, then a member, then activated.
+    let partition = PartitionId(3);
+    change(&mut state, |change| {
+        change.steps = vec![(partition, Step::Fill { joins: NodeId(4), leaves: Some(NodeId(2)) })];
+    });
+    look(&mut observed, &state, 0);
+    let size = PartitionSize { keys: 5, bytes: 70 };
+    let primary = configuration(&state, 3).primary().unwrap();
+    observed.heartbeat(
+        primary,
+        &Heartbeat { sizes: vec![(partition, size)], surplus_at: state.epoch(), ..Heartbeat::default() },
+    );
+    let filling = progress(&state, &observed, &nobody);
+    let [underway] = &filling.underway[..] else { panic!("{:?}", filling.underway) };
+    assert_eq!((underway.partition, underway.joins, underway.leaves), (partition, Some(NodeId(4)), Some(NodeId(2))));
+    assert_eq!((underway.filling, underway.size, underway.primary), (true, size, primary));
+    change(&mut state, |change| change.steps = vec![(partition, Step::Members(ids([1, 3, 4])))]);
+    look(&mut observed, &state, 0);
+    let joined = progress(&state, &observed, &nobody);
+    let [underway] = &joined.underway[..] else { panic!("{:?}", joined.underway) };
+    assert_eq!((underway.joins, underway.leaves, underway.filling), (Some(NodeId(4)), Some(NodeId(2)), false));
+    assert!(!joined.is_complete(), "not activated");
+}
+
+/// Guards against what a term served that is over, or another node.
+#[test]
+fn what_serves_is_what_was_said_last() {
+    let (partition, node) = (PartitionId(0), NodeId(1));
+    let mut observed = Observed::default();
+    let serving =
+        |term| Serving { partition, term: Term(term), behind: BTreeSet::from([NodeId(2)]), filled: Some(NodeId(4)) };
+    observed.heartbeat(node, &Heartbeat { serving: vec![serving(5)], ..Heartbeat::default() });
+    assert_eq!(observed.behind(partition, node, Term(5)), Some(&BTreeSet::from([NodeId(2)])));
+    assert_eq!(observed.filled(partition, node, Term(5)), Some(NodeId(4)));
+    for (other, term) in [(node, 4), (node, 6), (NodeId(2), 5)] {
+        assert_eq!(
+            (observed.behind(partition, other, Term(term)), observed.filled(partition, other, Term(term))),
+            (None, None)
+        );
+    }
+    observed.forget_serving(NodeId(2));
+    assert!(observed.behind(partition, node, Term(5)).is_some());
+    observed.heartbeat(node, &Heartbeat { serving: vec![serving(0)], ..Heartbeat::default() });
+    assert_eq!(observed.behind(partition, node, Term(5)), None);
+    observed.heartbeat(node, &Heartbeat { serving: vec![serving(6)], ..Heartbeat::default() });
+    observed.forget_serving(node);
+    assert_eq!(observed.behind(partition, node, Term(6)), None);
+}
+
+/// Guards against a learner's damage that ends moves of others, or leaves its own.
+#[test]
+fn a_damaged_learner_is_let_go() {
+    let mut state = cluster(5);
+    change(&mut state, |change| {
+        change.steps = vec![
+            (PartitionId(0), Step::Fill { joins: NodeId(4), leaves: Some(NodeId(3)) }),
+            (PartitionId(1), Step::Fill { joins: NodeId(4), leaves: Some(NodeId(3)) }),
+            (PartitionId(2), Step::Fill { joins: NodeId(5), leaves: Some(NodeId(3)) }),
+        ];
+    });
+    let term = configuration(&state, 0).term;
+    let noted = |node, partition| Command::NoteDamage { node: NodeId(node), partition: PartitionId(partition), term };
+    let epoch = state.epoch();
+    assert_eq!(state.apply(&noted(4, 0)).unwrap(), Done::DamageNoted(epoch));
+    assert_eq!(state.epoch(), epoch.next(), "the view that ends it comes after the one noted");
+    assert_eq!(state.moves().keys().copied().collect::<Vec<_>>(), [PartitionId(1), PartitionId(2)]);
+    let learners: Vec<_> = (0..3).map(|partition| configuration(&state, partition).learner).collect();
+    assert_eq!(learners, [None, Some(NodeId(4)), Some(NodeId(5))]);
+    // Of a node that is nothing there any more, nothing else changes.
+    state.apply(&noted(4, 2)).unwrap();
+    assert_eq!(state.moves().keys().copied().collect::<Vec<_>>(), [PartitionId(1), PartitionId(2)]);
+    assert_eq!(configuration(&state, 2).learner, Some(NodeId(5)));
+    assert!(matches!(state.apply(&noted(9, 0)), Err(Refusal::UnknownNode(_))));
+    assert!(matches!(state.apply(&noted(4, 9)), Err(Refusal::NoSuchPartition(_))));
+}
+
+/// Guards P20: an older directory of a node that lives, whatever else is the same.
+#[test]
+fn an_older_incarnation_is_refused() {
+    let mut state = cluster(3);
+    let registration = |incarnation, nonce| {
+        Command::Register(Registration {
+            cluster: ClusterId(7),
+            node: Some(NodeId(2)),
+            incarnation: Incarnation(incarnation),
+            nonce: BootNonce(nonce),
+            address: "host2:1".into(),
+            http_address: String::new(),
+            zone: String::new(),
+            weight: 100,
+            highest_epoch: Epoch(0),
+            highest_promised: Term(0),
+        })
+    };
+    let again = state.apply(&registration(5, 50)).unwrap();
+    let epoch = state.epoch();
+    assert_eq!(state.apply(&registration(5, 50)).unwrap(), again, "the same start asks again");
+    for (incarnation, nonce) in [(4, 50), (4, 51), (5, 51), (1, 2)] {
+        let refused = state.apply(&registration(incarnation, nonce));
+        assert!(matches!(refused, Err(Refusal::StaleDirectory { .. })), "{incarnation} {nonce}: {refused:?}");
+    }
+    assert_eq!(state.epoch(), epoch);
 }
