@@ -386,3 +386,97 @@ fn only_what_was_granted_can_have_ended() {
         assert_eq!((ended, leases.ended_count()), ([true, false, false], 1));
     }
 }
+
+fn claim(client: &str, lease: LeaseId, number: u64) -> Claim {
+    Claim { client: client.into(), lease, number, bound: true, value: Bytes::new() }
+}
+
+fn granted(coordination: &mut Coordination, counter: u64, ttl_ms: u64) -> Option<LeaseId> {
+    let request = RequestId { client: 1, counter };
+    match coordination.apply(&Request::Grant { request, ttl_ms }, &mut BTreeSet::new()) {
+        Ok(Done::Granted { lease, .. }) => Some(lease),
+        _ => None,
+    }
+}
+
+/// Guards against requests that the group's memory and its log have no bound for.
+#[test]
+fn what_is_asked_for_is_bounded() {
+    let mut coordination = Coordination::default();
+    for (ttl_ms, taken) in [(999, false), (1_000, true), (24 * 3_600_000, true), (24 * 3_600_000 + 1, false)] {
+        assert_eq!(granted(&mut coordination, ttl_ms, ttl_ms).is_some(), taken, "{ttl_ms} ms");
+    }
+    let lease = granted(&mut coordination, 1, 5_000).unwrap();
+    let long = |bytes: usize| "x".repeat(bytes);
+    let mut tried = 0;
+    for (name, client, value_bytes, taken) in [
+        (long(0), long(1), 0, false),
+        (long(1), long(0), 0, false),
+        (long(255), long(255), 1_024, true),
+        (long(256), long(1), 0, false),
+        (long(2), long(256), 0, false),
+        (long(2), long(1), 1_025, false),
+        ("a\nb".into(), long(1), 0, false),
+    ] {
+        tried += 1;
+        let claim = Claim { value: vec![7; value_bytes].into(), ..claim(&client, lease, tried) };
+        let outcome = coordination.apply(&Request::Acquire { name, claim, wait: false }, &mut BTreeSet::new());
+        assert_eq!(outcome.is_ok(), taken, "try {tried}: {outcome:?}");
+    }
+    // So many may wait for one lock, and no more; room that becomes free is room.
+    let mut acquire = |client: u64| {
+        let claim = claim(&client.to_string(), lease, 100 + client);
+        coordination.apply(&Request::Acquire { name: "one".into(), claim, wait: true }, &mut BTreeSet::new())
+    };
+    let Ok(Done::Held(token)) = acquire(0) else { panic!("nobody holds it") };
+    for client in 1..=1_024 {
+        assert_eq!(acquire(client), Ok(Done::Queued { ahead: client as usize - 1 }));
+    }
+    acquire(1_025).unwrap_err();
+    let release = Request::Release { name: "one".into(), client: "0".into(), token };
+    coordination.apply(&release, &mut BTreeSet::new()).unwrap();
+    let claim = claim("1025", lease, 3_000);
+    let again = Request::Acquire { name: "one".into(), claim, wait: true };
+    assert_eq!(coordination.apply(&again, &mut BTreeSet::new()), Ok(Done::Queued { ahead: 1_023 }));
+}
+
+/// Guards against a request that was overtaken by a later one of its client and takes back what that one got.
+#[test]
+fn who_was_overtaken_by_himself_is_late() {
+    let mut coordination = Coordination::default();
+    let lease = granted(&mut coordination, 1, 5_000).unwrap();
+    let other = granted(&mut coordination, 2, 5_000).unwrap();
+    let mut acquire = |client: &str, lease, number| {
+        let claim = claim(client, lease, number);
+        coordination.apply(&Request::Acquire { name: "one".into(), claim, wait: true }, &mut BTreeSet::new())
+    };
+    let Ok(Done::Held(first)) = acquire("a", lease, 5) else { panic!("nobody holds it") };
+    assert_eq!(acquire("a", lease, 4), Err(viewcore::coordination::Refusal::Late));
+    assert_eq!(acquire("a", lease, 5), Ok(Done::Held(first)), "a retry");
+    let Ok(Done::Held(second)) = acquire("a", lease, 6) else { panic!("the holder asks again") };
+    assert!(second > first);
+    // Numbers count within a lease: on another one he may begin anew.
+    let Ok(Done::Held(third)) = acquire("a", other, 1) else { panic!("the holder asks again") };
+    assert!(third > second);
+    // And so while he waits.
+    assert_eq!(acquire("b", lease, 9), Ok(Done::Queued { ahead: 0 }));
+    assert_eq!(acquire("b", lease, 8), Err(viewcore::coordination::Refusal::Late));
+    assert_eq!(acquire("b", other, 1), Ok(Done::Queued { ahead: 0 }));
+}
+
+/// Guards against a leader that names all leases at once after they were all cut off, or none.
+#[test]
+fn leases_that_are_over_are_named_a_few_at_a_time() {
+    let mut coordination = Coordination::default();
+    let leases: Vec<LeaseId> = (0..10).filter_map(|counter| granted(&mut coordination, counter, 5_000)).collect();
+    let mut clock = LeaseClock::begin(0, coordination.leases());
+    assert_eq!(clock.expired(4_999, coordination.leases(), 4), []);
+    let mut ended = Vec::new();
+    for most in [4, 4, 4, 4] {
+        let over = clock.expired(5_000, coordination.leases(), most);
+        assert!(over.len() <= most);
+        ended.extend(over.iter().map(|(lease, _)| *lease));
+        coordination.apply(&Request::Expire(over), &mut BTreeSet::new()).unwrap();
+    }
+    assert_eq!(ended, leases);
+}
