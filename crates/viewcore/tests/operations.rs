@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use types::limits::REPLICATION_MAX;
-use types::{BootNonce, ClusterId, Configuration, Epoch, Incarnation, NodeId, PartitionCount, PartitionId, Term};
+use types::{BootNonce, ClusterId, Configuration, Duty, Epoch, Incarnation, NodeId, PartitionCount, PartitionId, Term};
 use viewcore::observed::PartitionSize;
 use viewcore::progress::progress;
 use viewcore::state::RECOVERIES_MAX;
@@ -79,6 +79,50 @@ fn weights() {
     }
     weigh(&mut state, 2, 250).unwrap();
     assert_eq!((state.epoch(), state.node(NodeId(2)).unwrap().weight), (epoch, 250));
+}
+
+/// Guards against a node that comes back and forgets what an operator set.
+#[test]
+fn what_an_operator_set_outlives_a_restart() {
+    let mut state = cluster(4);
+    operate(&mut state, Operation::SetWeight { node: NodeId(2), weight: 250 }).unwrap();
+    operate(&mut state, Operation::SetDuty { node: NodeId(2), duty: Duty::Cordoned }).unwrap();
+    for (node, weight, duty) in [(2, 250, Duty::Cordoned), (3, 70, Duty::Active)] {
+        let registration = Registration {
+            cluster: ClusterId(7),
+            node: Some(NodeId(node)),
+            incarnation: Incarnation(2),
+            nonce: BootNonce(90 + node),
+            address: format!("host{node}:2"),
+            http_address: String::new(),
+            zone: "b".into(),
+            weight: 70,
+            highest_epoch: Epoch(0),
+            highest_promised: Term(0),
+        };
+        state.apply(&Command::Register(registration)).unwrap();
+        let info = state.node(NodeId(node)).unwrap();
+        assert_eq!((info.weight, info.duty), (weight, duty));
+        assert_eq!((&info.address[..], &info.zone[..]), (&format!("host{node}:2")[..], "b"));
+    }
+}
+
+/// Guards against a promise of more failures, or fewer, than a majority survives.
+#[test]
+fn failures_tolerated() {
+    for (nodes, replication, tolerated) in [(5, 1, 0), (5, 2, 0), (5, 3, 1), (5, 4, 1), (5, 5, 2), (9, 9, 4)] {
+        let mut state = cluster(nodes);
+        let configure = Configure { replication: Some(replication), ..Configure::default() };
+        operate(&mut state, Operation::Configure(configure)).unwrap();
+        let shown = |state: &ClusterState| {
+            let progress = progress(state, &Observed::default(), &BTreeSet::new());
+            (progress.tolerates_now, progress.tolerates_then)
+        };
+        assert_eq!(shown(&state), (1, tolerated), "{replication} of {nodes}");
+        change(&mut state, |change| change.dead = ids([3]));
+        let then = (u32::from(replication).min(nodes as u32 - 1)).saturating_sub(1) / 2;
+        assert_eq!(shown(&state), (0, then), "{replication} of {nodes}, and one dead");
+    }
 }
 
 /// Guards against settings that no cluster can follow, or that stop it from healing.
@@ -376,4 +420,71 @@ fn an_older_incarnation_is_refused() {
         assert!(matches!(refused, Err(Refusal::StaleDirectory { .. })), "{incarnation} {nonce}: {refused:?}");
     }
     assert_eq!(state.epoch(), epoch);
+}
+
+/// Guards P19: a primary that is moved for balance where that would interrupt: where nobody serves, the members are new, its
+/// own replica is damaged, or who would lead lacks something.
+#[test]
+fn only_what_serves_is_balanced() {
+    let serving = |observed: &mut Observed, state: &ClusterState, partition: u32, behind: &[u64]| {
+        let configuration = configuration(state, partition);
+        let serving = Serving {
+            partition: PartitionId(partition),
+            term: configuration.term,
+            behind: behind.iter().copied().map(NodeId).collect(),
+            filled: None,
+        };
+        let heartbeat = Heartbeat { serving: vec![serving], ..Heartbeat::default() };
+        observed.heartbeat(configuration.primary().unwrap(), &heartbeat);
+    };
+    let moves = |state: &ClusterState, observed: &Observed, avoided: &[u64], moves_max| {
+        let avoided = avoided.iter().copied().map(NodeId).collect();
+        let change = viewcore::plan::balance(state, observed, &avoided, moves_max);
+        let placements = change.map(|change| change.placements).unwrap_or_default();
+        placements.into_iter().map(|(partition, order)| (partition.0, order[0].0)).collect::<Vec<_>>()
+    };
+    // Node 1 leads all four.
+    let state = cluster(3);
+    let mut all = Observed::default();
+    (0..4).for_each(|partition| serving(&mut all, &state, partition, &[]));
+    let balanced = moves(&state, &all, &[], 10);
+    assert_eq!(balanced.len(), 2, "{balanced:?}");
+    assert_eq!(balanced.iter().map(|(_, to)| *to).collect::<BTreeSet<_>>(), BTreeSet::from([2, 3]));
+    assert_eq!(moves(&state, &all, &[], 1), balanced[..1]);
+    assert_eq!(moves(&state, &Observed::default(), &[], 10), [], "nobody serves");
+
+    let mut some = Observed::default();
+    serving(&mut some, &state, 3, &[]);
+    let moved = moves(&state, &some, &[], 10);
+    assert!(matches!(moved[..], [(3, _)]), "{moved:?}");
+    assert!(moves(&state, &all, &[3], 10).iter().all(|(_, to)| *to == 2), "node 3 is avoided");
+    let mut behind = Observed::default();
+    (0..4).for_each(|partition| serving(&mut behind, &state, partition, &[2]));
+    assert!(moves(&state, &behind, &[], 10).iter().all(|(_, to)| *to == 3), "node 2 is behind");
+
+    // The members of three are new, and not activated; their primaries serve all the same.
+    let mut state = cluster(4);
+    for partition in 0..3 {
+        let partition = PartitionId(partition);
+        change(&mut state, |change| {
+            change.steps = vec![(partition, Step::Fill { joins: NodeId(4), leaves: Some(NodeId(3)) })];
+        });
+        change(&mut state, |change| change.steps = vec![(partition, Step::Members(ids([1, 2, 4])))]);
+    }
+    let mut all = Observed::default();
+    (0..4).for_each(|partition| serving(&mut all, &state, partition, &[]));
+    let moved = moves(&state, &all, &[], 10);
+    assert!(matches!(moved[..], [(3, _)]), "{moved:?}");
+
+    // The primary's own replica of three is damaged: that is failover's.
+    let mut state = cluster(3);
+    for partition in 0..3 {
+        let term = configuration(&state, partition).term;
+        let noted = Command::NoteDamage { node: NodeId(1), partition: PartitionId(partition), term };
+        state.apply(&noted).unwrap();
+    }
+    let mut all = Observed::default();
+    (0..4).for_each(|partition| serving(&mut all, &state, partition, &[]));
+    let moved = moves(&state, &all, &[], 10);
+    assert!(matches!(moved[..], [(3, _)]), "{moved:?}");
 }

@@ -349,6 +349,21 @@ proptest! {
             prop_assert!(places.contains(primary));
         }
     }
+
+    /// Guards against primaries that are moved twice, or for nothing: each move interrupts a partition for a moment. Where
+    /// everybody could lead everything, what is too much here and what is too little there say how many are needed.
+    #[test]
+    fn primaries_move_no_more_often_than_they_must(nodes in 1usize..8, drawn in proptest::collection::vec(0usize..8, 0..80)) {
+        let start: Vec<usize> = drawn.iter().map(|place| place % nodes).collect();
+        let candidates = vec![(0..nodes).collect::<Vec<_>>(); start.len()];
+        let led = balanced(&candidates, nodes, &start, |_| false);
+        let (low, high) = (start.len() / nodes, start.len().div_ceil(nodes));
+        let leads: Vec<usize> = (0..nodes).map(|place| start.iter().filter(|primary| **primary == place).count()).collect();
+        let too_much: usize = leads.iter().map(|leads| leads.saturating_sub(high)).sum();
+        let too_little: usize = leads.iter().map(|leads| low.saturating_sub(*leads)).sum();
+        let moved = start.iter().zip(&led).filter(|(before, after)| before != after).count();
+        prop_assert_eq!(moved, too_much.max(too_little));
+    }
 }
 
 /// Guards against copies of a node's partitions that all lie on the same two others: losing one more would lose many.

@@ -50,10 +50,14 @@ pub fn balanced(candidates: &[Vec<usize>], nodes: usize, start: &[usize], stays:
     let most: Vec<u64> = shares.iter().map(|share| share.div_ceil(PARTS)).collect();
     let pinned: Vec<bool> = (0..start.len()).map(stays).collect();
     let mut graph = Graph { candidates, pinned: &pinned, primaries: &mut primaries, nodes };
-    // First nobody above, then nobody below; the second never undoes the first.
+    // First nobody above, then nobody below; the second never undoes the first. What has to go goes to those below as long
+    // as there are any: else they would need another move each.
     for from in 0..nodes {
         while led[from] > most[from] {
-            let Some(to) = graph.shift(from, |place| led[place] < most[place], Direction::Away) else { break };
+            let is_below = |place: usize| led[place] < least[place];
+            let to_below = if (0..nodes).any(is_below) { graph.shift(from, is_below, Direction::Away) } else { None };
+            let to = to_below.or_else(|| graph.shift(from, |place| led[place] < most[place], Direction::Away));
+            let Some(to) = to else { break };
             led[from] -= 1;
             led[to] += 1;
         }
