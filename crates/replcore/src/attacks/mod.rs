@@ -459,13 +459,17 @@ fn stuck_reads_name_who_is_silent() {
     let mut o = Alone::serving(None);
     o.ev(Event::Read { token: Token(1), key: Bytes::from_static(b"k") });
     o.ev(Event::Flush);
+    let mut reports = 0;
     for _ in 0..200 {
-        for e in o.ev(Event::Tick) {
+        // Rounds that nobody has answered are no progress, however often they are looked at.
+        for e in o.ev(Event::Tick).into_iter().chain(o.ev(Event::Flush)).chain(o.sync()) {
             if let Effect::ReportStuck { unreachable, .. } = e {
                 assert!(!unreachable.is_empty(), "stuck, but nobody is named");
+                reports += 1;
             }
         }
     }
+    assert!(reports > 0, "200 ticks, and nobody hears of it");
 }
 
 /// Guards against a log trimmed under a learner that is being sent it.
