@@ -2,53 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::collections::BTreeSet;
+use support::{change, cluster, configuration, ids};
 use types::limits::REPLICATION_MAX;
-use types::{BootNonce, ClusterId, Configuration, Duty, Epoch, Incarnation, NodeId, PartitionCount, PartitionId, Term};
+use types::{BootNonce, ClusterId, Duty, Epoch, Incarnation, NodeId, PartitionId, Term};
 use viewcore::observed::PartitionSize;
+use viewcore::plan::moving::{Planned, steps};
 use viewcore::progress::progress;
 use viewcore::state::RECOVERIES_MAX;
 use viewcore::{
-    Bootstrap, Cause, Change, ClusterState, Command, Configure, Done, Heartbeat, Observed, Operation, Refusal,
-    Registration, Serving, Step, status,
+    ClusterState, Command, Configure, Done, Heartbeat, Observed, Operation, Refusal, Registration, Serving, Step,
+    status,
 };
-
-fn ids<const N: usize>(numbers: [u64; N]) -> Vec<NodeId> {
-    numbers.into_iter().map(NodeId).collect()
-}
-
-/// Four partitions on nodes 1, 2 and 3, of so many.
-fn cluster(nodes: u64) -> ClusterState {
-    let mut state = ClusterState::default();
-    let partition_count = PartitionCount::new(4).unwrap();
-    let bootstrap = Bootstrap { cluster: ClusterId(7), partition_count, replication: 3, expected_nodes: 3 };
-    state.apply(&Command::Bootstrap(bootstrap)).unwrap();
-    for nonce in 1..=nodes {
-        let registration = Registration {
-            cluster: ClusterId::NONE,
-            node: None,
-            incarnation: Incarnation(1),
-            nonce: BootNonce(nonce),
-            address: format!("host{nonce}:1"),
-            http_address: String::new(),
-            zone: String::new(),
-            weight: 100,
-            highest_epoch: Epoch(0),
-            highest_promised: Term(0),
-        };
-        state.apply(&Command::Register(registration)).unwrap();
-    }
-    change(&mut state, |change| {
-        change.placements = (0..4).map(|partition| (PartitionId(partition), ids([1, 2, 3]))).collect();
-    });
-    state
-}
-
-fn change(state: &mut ClusterState, edit: impl FnOnce(&mut Change)) {
-    let mut change = Change::new(state.epoch(), Cause::Rebalance);
-    edit(&mut change);
-    state.apply(&Command::Change(change)).unwrap();
-}
 
 fn operate(state: &mut ClusterState, operation: Operation) -> Result<(), String> {
     match state.apply(&Command::Operate(operation)) {
@@ -56,10 +23,6 @@ fn operate(state: &mut ClusterState, operation: Operation) -> Result<(), String>
         Err(Refusal::Operation(why)) => Err(why),
         Err(other) => panic!("{other:?}"),
     }
-}
-
-fn configuration(state: &ClusterState, partition: u32) -> &Configuration {
-    state.view().unwrap().configuration(PartitionId(partition)).unwrap()
 }
 
 /// Guards against weights that place nothing, or overflow what is computed of them, and against a view that changes although
@@ -422,69 +385,25 @@ fn an_older_incarnation_is_refused() {
     assert_eq!(state.epoch(), epoch);
 }
 
-/// Guards P19: a primary that is moved for balance where that would interrupt: where nobody serves, the members are new, its
-/// own replica is damaged, or who would lead lacks something.
+/// Guards against nodes that are gone and never forgotten, or forgotten while they live, may come back, or hold something.
 #[test]
-fn only_what_serves_is_balanced() {
-    let serving = |observed: &mut Observed, state: &ClusterState, partition: u32, behind: &[u64]| {
-        let configuration = configuration(state, partition);
-        let serving = Serving {
-            partition: PartitionId(partition),
-            term: configuration.term,
-            behind: behind.iter().copied().map(NodeId).collect(),
-            filled: None,
-        };
-        let heartbeat = Heartbeat { serving: vec![serving], ..Heartbeat::default() };
-        observed.heartbeat(configuration.primary().unwrap(), &heartbeat);
+fn who_is_gone_for_good_is_forgotten() {
+    let mut state = cluster(7);
+    let duty = |state: &mut ClusterState, node, duty| {
+        operate(state, Operation::SetDuty { node: NodeId(node), duty }).unwrap();
     };
-    let moves = |state: &ClusterState, observed: &Observed, avoided: &[u64], moves_max| {
-        let avoided = avoided.iter().copied().map(NodeId).collect();
-        let change = viewcore::plan::balance(state, observed, &avoided, moves_max);
-        let placements = change.map(|change| change.placements).unwrap_or_default();
-        placements.into_iter().map(|(partition, order)| (partition.0, order[0].0)).collect::<Vec<_>>()
+    change(&mut state, |change| change.dead = ids([3, 5, 6]));
+    duty(&mut state, 5, Duty::Draining);
+    duty(&mut state, 7, Duty::Draining);
+    let forgotten = |state: &ClusterState| {
+        let nobody = BTreeSet::new();
+        let planned = steps(state, &Observed::default(), &nobody, &nobody, &mut Planned::default());
+        planned.map(|change| change.forgotten).unwrap_or_default()
     };
-    // Node 1 leads all four.
-    let state = cluster(3);
-    let mut all = Observed::default();
-    (0..4).for_each(|partition| serving(&mut all, &state, partition, &[]));
-    let balanced = moves(&state, &all, &[], 10);
-    assert_eq!(balanced.len(), 2, "{balanced:?}");
-    assert_eq!(balanced.iter().map(|(_, to)| *to).collect::<BTreeSet<_>>(), BTreeSet::from([2, 3]));
-    assert_eq!(moves(&state, &all, &[], 1), balanced[..1]);
-    assert_eq!(moves(&state, &Observed::default(), &[], 10), [], "nobody serves");
-
-    let mut some = Observed::default();
-    serving(&mut some, &state, 3, &[]);
-    let moved = moves(&state, &some, &[], 10);
-    assert!(matches!(moved[..], [(3, _)]), "{moved:?}");
-    assert!(moves(&state, &all, &[3], 10).iter().all(|(_, to)| *to == 2), "node 3 is avoided");
-    let mut behind = Observed::default();
-    (0..4).for_each(|partition| serving(&mut behind, &state, partition, &[2]));
-    assert!(moves(&state, &behind, &[], 10).iter().all(|(_, to)| *to == 3), "node 2 is behind");
-
-    // The members of three are new, and not activated; their primaries serve all the same.
-    let mut state = cluster(4);
-    for partition in 0..3 {
-        let partition = PartitionId(partition);
-        change(&mut state, |change| {
-            change.steps = vec![(partition, Step::Fill { joins: NodeId(4), leaves: Some(NodeId(3)) })];
-        });
-        change(&mut state, |change| change.steps = vec![(partition, Step::Members(ids([1, 2, 4])))]);
-    }
-    let mut all = Observed::default();
-    (0..4).for_each(|partition| serving(&mut all, &state, partition, &[]));
-    let moved = moves(&state, &all, &[], 10);
-    assert!(matches!(moved[..], [(3, _)]), "{moved:?}");
-
-    // The primary's own replica of three is damaged: that is failover's.
-    let mut state = cluster(3);
-    for partition in 0..3 {
-        let term = configuration(&state, partition).term;
-        let noted = Command::NoteDamage { node: NodeId(1), partition: PartitionId(partition), term };
-        state.apply(&noted).unwrap();
-    }
-    let mut all = Observed::default();
-    (0..4).for_each(|partition| serving(&mut all, &state, partition, &[]));
-    let moved = moves(&state, &all, &[], 10);
-    assert!(matches!(moved[..], [(3, _)]), "{moved:?}");
+    assert_eq!(forgotten(&state), ids([5]), "6 may come back, 7 still lives");
+    duty(&mut state, 6, Duty::Removed);
+    duty(&mut state, 3, Duty::Removed);
+    assert_eq!(forgotten(&state), ids([5, 6]), "3 still is a member");
+    change(&mut state, |change| change.forgotten = ids([5, 6]));
+    assert_eq!(state.nodes().map(|info| info.id.0).collect::<Vec<_>>(), [1, 2, 3, 4, 7]);
 }
