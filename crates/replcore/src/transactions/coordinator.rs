@@ -309,8 +309,12 @@ impl Replica {
             None if outcome.results.iter().map(judging::read_bytes).sum::<usize>() > TRANSACTION_READ_BYTES_MAX => {
                 Some((Answer::Error(ErrorCode::Invalid), None))
             }
-            None if !own.changes(succeeded) && !votes().any(|(_, judgement)| judgement.changes(succeeded)) => {
-                // All is locked at this instant, if this is still the primary: a read, which changes nothing.
+            None if !own.changes(succeeded)
+                && !votes().any(|(_, judgement)| judgement.changes(succeeded))
+                && it.judged.seen <= self.committed =>
+            {
+                // All is locked at this instant, if this is still the primary: a read, which changes nothing. What it saw
+                // here is committed; else others could read what was before it after the participants were let go.
                 Some((self.transacted(outcome.clone()), Some(it.judged.seen)))
             }
             None => None,
