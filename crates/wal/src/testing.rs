@@ -140,6 +140,14 @@ impl SimFiles {
         self.shared.gate.notify_all();
     }
 
+    /// Waits until a file has this name, by a rename.
+    pub fn wait_for_renamed(&self, path: &Path) {
+        let mut disk = self.lock();
+        while !disk.names.contains_key(path) {
+            disk = self.shared.gate.wait(disk).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Waits until a sync is being held.
     pub fn wait_for_held_sync(&self) {
         let mut disk = self.lock();
@@ -368,6 +376,7 @@ impl Files for SimFiles {
         let outcome = disk.step(Operation::Rename);
         if outcome.is_ok() || last {
             disk.change(Change::Rename(from.to_path_buf(), to.to_path_buf()));
+            self.shared.gate.notify_all();
         }
         outcome
     }

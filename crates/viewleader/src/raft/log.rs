@@ -139,6 +139,7 @@ impl LogStore {
         let options = wal::Options {
             segment_bytes: SEGMENT_BYTES,
             first_segment_bytes: FIRST_SEGMENT_BYTES,
+            background: has_thread,
             ..wal::Options::default()
         };
         let wal = Wal::open(files, directory, options, &mut |segment, bytes| state.replay(segment, &bytes))?;

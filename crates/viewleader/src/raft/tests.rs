@@ -40,6 +40,13 @@ fn open(files: &SimFiles) -> LogStore {
     LogStore::open(files.clone(), Path::new("/log"), true, |error| panic!("{error}")).unwrap()
 }
 
+/// Waits until the segment after the first is ready: from then on nothing but what a test asks for is synced.
+async fn wait_until_quiet(files: &SimFiles) {
+    let files = files.clone();
+    let next = Path::new("/log/000000000002.wal");
+    tokio::task::spawn_blocking(move || files.wait_for_renamed(next)).await.unwrap();
+}
+
 async fn ids(log: &mut LogStore) -> Vec<LogId> {
     log.try_get_log_entries(0..).await.unwrap().into_iter().map(|entry| entry.log_id).collect()
 }
@@ -77,6 +84,7 @@ async fn a_vote_is_not_saved_before_its_sync_returns() {
     let files = SimFiles::new();
     let mut log = open(&files);
     log.save_vote(&Vote::new(1, 1)).await.unwrap();
+    wait_until_quiet(&files).await;
     files.hold_syncs();
     let mut voting = log.clone();
     let vote = tokio::spawn(async move { voting.save_vote(&Vote::new(2, 2)).await });
@@ -98,6 +106,7 @@ async fn nothing_is_acknowledged_after_a_failed_sync() {
     let on_failure = move |error: wal::WalError| failed.send(error.to_string()).unwrap();
     let mut log = LogStore::open(files.clone(), Path::new("/log"), true, on_failure).unwrap();
     log.save_vote(&Vote::new(1, 1)).await.unwrap();
+    wait_until_quiet(&files).await;
     files.fail(wal::testing::Operation::Sync, 0, std::io::ErrorKind::StorageFull);
     assert!(log.save_vote(&Vote::new(2, 1)).await.is_err());
     assert!(failure.recv().unwrap().contains("disk full"));
