@@ -146,6 +146,8 @@ mutants! {
     P26Done,
     /// A decision is carried out whatever was prepared.
     P26Named,
+    /// A transaction that only reads lets its participants go before what it saw is committed.
+    P26Reads,
     /// A home answers for attempts of terms that it does not know.
     P27,
     /// A home calls an attempt aborted that it may still decide.

@@ -311,7 +311,7 @@ impl Replica {
             }
             None if !own.changes(succeeded)
                 && !votes().any(|(_, judgement)| judgement.changes(succeeded))
-                && it.judged.seen <= self.committed =>
+                && (it.judged.seen <= self.committed || on(Mutant::P26Reads)) =>
             {
                 // All is locked at this instant, if this is still the primary: a read, which changes nothing. What it saw
                 // here is committed; else others could read what was before it after the participants were let go.

@@ -52,6 +52,7 @@ const NOTICED_BY: &[(Mutant, &[&str])] = &[
     (Mutant::P26Early, &["scenario_08_commits"]),
     (Mutant::P26Done, &["scenario_08_commits"]),
     (Mutant::P26Named, &["scenario_08_late"]),
+    (Mutant::P26Reads, &["transaction_waits"]),
     (Mutant::P27, &["scenario_08_moves"]),
     (Mutant::P27Open, &["scenario_08_moves"]),
     (Mutant::P17Uncommitted, &["read"]),
