@@ -40,6 +40,7 @@ const FOUND_IN: &[(Mutant, &str)] = &[
     (Mutant::P25Locks, "transaction"),
     (Mutant::P26Early, "transaction"),
     (Mutant::P26Named, "transactions"),
+    (Mutant::P26Reads, "transaction-reads"),
     (Mutant::P28Retry, "retry"),
     (Mutant::P29, "takeover-writes"),
 ];

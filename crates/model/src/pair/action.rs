@@ -1,23 +1,26 @@
 //! What can happen next in a world of transactions, and what follows from it.
 
 use super::history::{DURABLE, value_of};
-use super::{Instant, KEYS, PARTITIONS, Tell, count, place};
+use super::{Instant, KEYS, PARTITIONS, Request, Tell, count, home_of, place};
 use crate::history::{ASSERTED, RECOVERS};
 use crate::node::{EmptyState, Node};
 use crate::state::{Group, hash_of};
 use crate::world::registration;
 use bytes::Bytes;
-use replcore::{Answer, Effect, Event, RoleSummary, Token, TransactionProposal};
+use replcore::{Answer, Effect, Event, Proposal, RoleSummary, Token, TransactionProposal};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use types::{Batch, BootNonce, Incarnation, PartitionId, RequestId, Stamp, Transaction, TransactionOperation};
+use types::{
+    Batch, BootNonce, Condition, Incarnation, Mutation, MutationKind, PartitionId, RequestId, Stamp, Transaction,
+    TransactionOperation,
+};
 use viewcore::{Cause, Change, Command, Done};
 
 /// One thing that can happen; a partition stands for the node that has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// A client's transaction arrives at its home.
-    Transact(u8),
+    /// A client's request arrives.
+    Ask(u8),
     /// It arrives once more.
     Retry(u8),
     /// A client's read of the partition's key arrives.
@@ -36,14 +39,10 @@ pub enum Action {
     Restart(PartitionId),
 }
 
-/// Reads have tokens above those of transactions and their retries.
+/// Reads have tokens above those of requests and their retries.
 const FIRST_READ: u64 = 10_000;
-/// A retry's tokens are above its transaction's.
+/// A retry's tokens are above its request's.
 const FIRST_RETRY: u64 = 100;
-
-fn home_of(number: u8) -> PartitionId {
-    PARTITIONS[usize::from(number) % 2]
-}
 
 fn node_mut(instant: &mut Instant, partition: PartitionId) -> &mut Node {
     Arc::make_mut(&mut instant.nodes[place(partition)])
@@ -64,7 +63,7 @@ pub(super) fn possible(instant: &Instant, actions: &mut Vec<Action>) {
     };
     for (number, to_begin) in (0u8..).zip(&instant.to_begin) {
         match (serves(home_of(number)), *to_begin) {
-            (true, true) => actions.push(Action::Transact(number)),
+            (true, true) => actions.push(Action::Ask(number)),
             (true, false) if left.retries > 0 => actions.push(Action::Retry(number)),
             _ => {}
         }
@@ -93,14 +92,16 @@ pub(super) fn possible(instant: &Instant, actions: &mut Vec<Action>) {
 /// Makes it happen.
 pub(super) fn take(instant: &mut Instant, action: Action) {
     match action {
-        Action::Transact(number) => {
+        Action::Ask(number) => {
             instant.to_begin[usize::from(number)] = false;
-            transact(instant, number, Token(number.into()));
+            Arc::make_mut(&mut instant.history).begins(number, instant.requests);
+            ask(instant, number, Token(number.into()));
         }
         Action::Retry(number) => {
             instant.left.retries -= 1;
+            Arc::make_mut(&mut instant.history).retries(number);
             let retry = 1 + u64::from(instant.left.retries);
-            transact(instant, number, Token(FIRST_RETRY * retry + u64::from(number)));
+            ask(instant, number, Token(FIRST_RETRY * retry + u64::from(number)));
         }
         Action::Read(partition) => {
             let token = Token(FIRST_READ + u64::from(instant.left.reads));
@@ -127,20 +128,25 @@ pub(super) fn take(instant: &mut Instant, action: Action) {
     }
 }
 
-fn transact(instant: &mut Instant, number: u8, token: Token) {
+fn ask(instant: &mut Instant, number: u8, token: Token) {
     let value = Bytes::copy_from_slice(&value_of(number));
     let home = home_of(number);
+    let (id, stamp) = (RequestId { client: 1, counter: number.into() }, Stamp(1 + u64::from(number)));
     let mut keys = KEYS.clone();
     // The home is the partition of the first key.
     keys.rotate_left(place(home));
-    let then = keys.map(|key| TransactionOperation::Put { key, value: value.clone() }).to_vec();
-    let transaction = Transaction { then, ..Transaction::default() };
-    let proposal = Box::new(TransactionProposal {
-        id: RequestId { client: 1, counter: number.into() },
-        stamp: Stamp(1 + u64::from(number)),
-        parts: transaction.split(count()),
-        forget_before: Stamp(0),
-    });
+    let then = match instant.requests[usize::from(number)] {
+        Request::WriteBoth => keys.map(|key| TransactionOperation::Put { key, value: value.clone() }),
+        Request::ReadBoth => keys.map(|key| TransactionOperation::Get { key }),
+        Request::WriteOne => {
+            let key = KEYS[place(home)].clone();
+            let mutation = Mutation { key, kind: MutationKind::Put(value), condition: Condition::None, fence: None };
+            let proposal = Proposal { id, stamp, mutation, forget_before: Stamp(0) };
+            return step(instant, home, vec![Event::Mutate { token, proposal }]);
+        }
+    };
+    let parts = Transaction { then: then.to_vec(), ..Transaction::default() }.split(count());
+    let proposal = Box::new(TransactionProposal { id, stamp, parts, forget_before: Stamp(0) });
     step(instant, home, vec![Event::Transact { token, proposal }]);
 }
 
@@ -255,13 +261,16 @@ fn carry_out(instant: &mut Instant, partition: PartitionId, effect: Effect) {
             // What is answered is committed, though this step may not have been compared yet.
             stepped(instant, partition);
             if token.0 >= FIRST_READ {
-                return Arc::make_mut(&mut instant.history).answered(token, &answer);
+                return Arc::make_mut(&mut instant.history).answered(token, &answer, instant.requests);
             }
             let number = (token.0 % FIRST_RETRY) as u8;
-            if matches!(answer, Answer::Transacted { .. }) {
+            if instant.requests[usize::from(number)] == Request::ReadBoth {
+                return Arc::make_mut(&mut instant.history).read_both(number, &answer, instant.requests);
+            }
+            if matches!(answer, Answer::Transacted { .. } | Answer::Written { .. }) {
                 check_durable(instant, partition, number);
             }
-            Arc::make_mut(&mut instant.history).transacted(number, &answer, token.0 >= FIRST_RETRY);
+            Arc::make_mut(&mut instant.history).wrote(number, &answer);
         }
         // One replica has no peers and no members that change, and its state is never written; no key expires.
         _ => {}
@@ -274,6 +283,6 @@ fn check_durable(instant: &mut Instant, partition: PartitionId, number: u8) {
     let decides = |request: types::Remembered| request.id.counter == u64::from(number);
     let holds = |entry: &types::Entry| Batch::decode(&entry.payload).is_ok_and(|b| b.request.is_some_and(decides));
     if !node.durable.log().iter().any(holds) {
-        broke(instant, DURABLE, format!("transaction {number} is acknowledged, and not on the disk of {partition}"));
+        broke(instant, DURABLE, format!("request {number} is acknowledged, and not on the disk of {partition}"));
     }
 }

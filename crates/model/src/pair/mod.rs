@@ -1,5 +1,5 @@
-//! Worlds of transactions: two partitions, each with one replica on a node of its own, and transactions that write a key
-//! of each.
+//! Worlds of transactions: two partitions, each with one replica on a node of its own, and transactions that write or read
+//! a key of each.
 //!
 //! One replica each, because what the replicas of a partition owe each other is explored elsewhere ([`crate::world`]):
 //! here it is the homes and the participants. A node that crashes loses what it has not synced and everything that it only
@@ -42,6 +42,32 @@ fn place(partition: PartitionId) -> usize {
     usize::from(partition.0 != 0)
 }
 
+/// What a client asks for once; its number says where: what has an even one begins at the first key's partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// A transaction that writes both keys.
+    WriteBoth,
+    /// A transaction that only reads, both keys.
+    ReadBoth,
+    /// A write of one key.
+    WriteOne,
+}
+
+impl Request {
+    /// Whether the request of this number writes the partition's key.
+    fn writes(self, number: u8, partition: PartitionId) -> bool {
+        match self {
+            Request::WriteBoth => true,
+            Request::ReadBoth => false,
+            Request::WriteOne => home_of(number) == partition,
+        }
+    }
+}
+
+fn home_of(number: u8) -> PartitionId {
+    PARTITIONS[usize::from(number) % 2]
+}
+
 /// One world. Numbers bound how often a thing may happen on one path.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
@@ -51,10 +77,9 @@ pub struct Pair {
     pub what: &'static str,
     /// Explored only when asked for: takes longer than a minute.
     pub large: bool,
-    /// Transactions, each of which writes both keys; the first begins at the first key's partition, the second at the
-    /// other's.
-    pub transactions: u8,
-    /// Transactions that their client sends once more, wherever it likes.
+    /// What clients ask for, in any order; each place is a number.
+    pub requests: &'static [Request],
+    /// Requests that their client sends once more.
     pub retries: u8,
     /// Reads of either key.
     pub reads: u8,
@@ -72,7 +97,7 @@ const NOTHING: Pair = Pair {
     name: "",
     what: "",
     large: false,
-    transactions: 0,
+    requests: &[],
     retries: 0,
     reads: 0,
     crashes: 0,
@@ -86,7 +111,7 @@ pub const PAIRS: &[Pair] = &[
     Pair {
         name: "transaction",
         what: "a transaction over two partitions, its retry, a read, two crashes",
-        transactions: 1,
+        requests: &[Request::WriteBoth],
         retries: 1,
         reads: 1,
         crashes: 2,
@@ -96,7 +121,7 @@ pub const PAIRS: &[Pair] = &[
     Pair {
         name: "transactions",
         what: "two transactions on the same keys from both sides, reads, a message that comes twice",
-        transactions: 2,
+        requests: &[Request::WriteBoth, Request::WriteBoth],
         reads: 2,
         ticks: 1,
         duplicates: 1,
@@ -105,17 +130,55 @@ pub const PAIRS: &[Pair] = &[
     Pair {
         name: "transactions-crash",
         what: "two transactions on the same keys from both sides, a read, any node crashes",
-        transactions: 2,
+        requests: &[Request::WriteBoth, Request::WriteBoth],
         reads: 1,
         crashes: 1,
         ticks: 2,
         ..NOTHING
     },
     Pair {
+        name: "transaction-reads",
+        what: "two writes, a transaction that reads both keys, a read, a crash",
+        requests: &[Request::WriteOne, Request::WriteOne, Request::ReadBoth],
+        reads: 1,
+        crashes: 1,
+        ticks: 1,
+        ..NOTHING
+    },
+    Pair {
+        name: "transaction-torn",
+        what: "a transaction that writes both keys, one that reads both, a crash",
+        requests: &[Request::WriteBoth, Request::ReadBoth],
+        reads: 1,
+        crashes: 1,
+        ticks: 2,
+        ..NOTHING
+    },
+    Pair {
+        name: "transactions-read",
+        what: "a transaction that writes both keys, a write, a transaction that reads both keys, a read, a crash",
+        requests: &[Request::WriteBoth, Request::WriteOne, Request::ReadBoth],
+        reads: 1,
+        crashes: 1,
+        ticks: 1,
+        ..NOTHING
+    },
+    Pair {
+        name: "transactions-reads",
+        what: "the same with two reads, a message that comes twice",
+        large: true,
+        requests: &[Request::WriteBoth, Request::WriteOne, Request::ReadBoth],
+        reads: 2,
+        crashes: 1,
+        ticks: 1,
+        duplicates: 1,
+        ..NOTHING
+    },
+    Pair {
         name: "transactions-crashes",
         what: "two transactions on the same keys from both sides, two reads, a retry, two crashes",
         large: true,
-        transactions: 2,
+        requests: &[Request::WriteBoth, Request::WriteBoth],
         retries: 1,
         reads: 2,
         crashes: 2,
@@ -157,6 +220,7 @@ pub struct Instant {
     tells: Vec<(u64, Arc<Tell>)>,
     group: Arc<Group>,
     left: Left,
+    requests: &'static [Request],
     /// By number: whether it may still begin.
     to_begin: Vec<bool>,
     history: Arc<History>,
@@ -210,7 +274,8 @@ impl Pair {
             tells: Vec::new(),
             group: Arc::new(Group::new(group)),
             left: Left { retries, reads, crashes, ticks, duplicates },
-            to_begin: vec![true; self.transactions.into()],
+            requests: self.requests,
+            to_begin: vec![true; self.requests.len()],
             history: Arc::new(History::default()),
         };
         for partition in PARTITIONS {
