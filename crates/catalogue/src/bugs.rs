@@ -187,7 +187,12 @@ pub const BUGS: &[Bug] = &[
         &[],
         &[test("replcore", "golden", "scenario_08_late"), Catcher::World("transactions")],
     ),
-    bug("replcore::P26Reads", "P26", &[], &[test("replcore", "golden", "transaction_waits")]),
+    bug(
+        "replcore::P26Reads",
+        "P26",
+        &[],
+        &[test("replcore", "golden", "transaction_waits"), Catcher::World("transaction-reads")],
+    ),
     bug("replcore::P27", "P27", &[], &[test("replcore", "golden", "scenario_08_moves")]),
     bug("replcore::P27Open", "P27", &[], &[Catcher::Seeds(None), test("replcore", "golden", "scenario_08_moves")]),
     bug(

@@ -136,7 +136,7 @@ mod tests {
         let extra = Router::new().route("/kvs/key-count", get(|| async { "3" }));
         let admin = Admin { program: "test", version: "1", readiness };
         let server = tokio::spawn(serve(listener, admin, extra, async move {
-            stopped.await.ok();
+            stopped.await.unwrap();
         }));
         assert!(ask(address, "/livez").await.starts_with("HTTP/1.1 200"));
         let answer = ask(address, "/readyz?verbose").await;

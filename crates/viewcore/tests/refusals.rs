@@ -2,41 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::collections::BTreeSet;
-use types::{BootNonce, ClusterId, Configuration, Duty, Epoch, Incarnation, NodeId, PartitionCount, PartitionId, Term};
+use support::{cluster_of, configuration, ids};
+use types::{Duty, NodeId, PartitionId};
 use viewcore::plan::moving::{Planned, steps};
-use viewcore::{Bootstrap, Cause, Change, ClusterState, Command, Observed, Operation, Refusal, Registration, Step};
+use viewcore::{Cause, Change, ClusterState, Command, Observed, Operation, Refusal, Step};
 
 const PARTITION: PartitionId = PartitionId(0);
 
-fn ids<const N: usize>(numbers: [u64; N]) -> Vec<NodeId> {
-    numbers.into_iter().map(NodeId).collect()
-}
-
 /// One partition on nodes 1, 2 and 3, of so many.
 fn cluster(nodes: u64) -> ClusterState {
-    let mut state = ClusterState::default();
-    let partition_count = PartitionCount::new(1).unwrap();
-    let bootstrap = Bootstrap { cluster: ClusterId(7), partition_count, replication: 3, expected_nodes: 3 };
-    state.apply(&Command::Bootstrap(bootstrap)).unwrap();
-    for nonce in 1..=nodes {
-        let registration = Registration {
-            cluster: ClusterId::NONE,
-            node: None,
-            incarnation: Incarnation(1),
-            nonce: BootNonce(nonce),
-            address: format!("host{nonce}:1"),
-            http_address: String::new(),
-            zone: String::new(),
-            weight: 100,
-            highest_epoch: Epoch(0),
-            highest_promised: Term(0),
-        };
-        state.apply(&Command::Register(registration)).unwrap();
-    }
-    let placements = vec![(PARTITION, ids([1, 2, 3]))];
-    change(&mut state, |change| change.placements = placements).unwrap();
-    state
+    cluster_of(1, nodes)
 }
 
 fn change(state: &mut ClusterState, edit: impl FnOnce(&mut Change)) -> Result<(), Refusal> {
@@ -57,14 +35,10 @@ fn with_new_members() -> ClusterState {
     state
 }
 
-fn configuration(state: &ClusterState) -> &Configuration {
-    state.view().unwrap().configuration(PARTITION).unwrap()
-}
-
 /// Guards P18: new members that count as activated at once, so that a takeover asks none of the old ones.
 #[test]
 fn new_members_stand_beside_the_prior_ones() {
-    assert_eq!(configuration(&with_new_members()).prior, ids([1, 2, 3]));
+    assert_eq!(configuration(&with_new_members(), PARTITION.0).prior, ids([1, 2, 3]));
 }
 
 /// Guards P19: members that are not activated and are replaced by others than those before: two majorities that do not meet.
@@ -75,7 +49,7 @@ fn what_is_not_activated_gives_way_only_to_what_it_was() {
     let refused = step(&mut state, Step::Members(ids([1, 4])));
     assert!(matches!(refused, Err(Refusal::BadPlan(_))), "{refused:?}");
     step(&mut state, Step::Members(ids([1, 2, 3]))).unwrap();
-    assert!(configuration(&state).is_activated());
+    assert!(configuration(&state, PARTITION.0).is_activated());
 }
 
 /// Guards P21: a learner that becomes a member while it lacks what the others have.
@@ -93,7 +67,7 @@ fn a_learner_waits_until_it_is_full() {
 #[test]
 fn late_reports_of_damage_are_not_believed() {
     let mut state = cluster(4);
-    let before = state.view().unwrap().configuration(PARTITION).unwrap().term;
+    let before = configuration(&state, PARTITION.0).term;
     change(&mut state, |change| change.placements = vec![(PARTITION, ids([3, 1, 2]))]).unwrap();
     let late = state.apply(&Command::NoteDamage { node: NodeId(2), partition: PARTITION, term: before });
     assert!(matches!(late, Err(Refusal::StaleTerm { .. })), "{late:?}");
@@ -104,7 +78,7 @@ fn late_reports_of_damage_are_not_believed() {
 #[test]
 fn damage_is_remembered_until_the_node_is_let_go() {
     let mut state = cluster(4);
-    let term = state.view().unwrap().configuration(PARTITION).unwrap().term;
+    let term = configuration(&state, PARTITION.0).term;
     state.apply(&Command::NoteDamage { node: NodeId(2), partition: PARTITION, term }).unwrap();
     change(&mut state, |change| change.placements = vec![(PARTITION, ids([3, 1, 2]))]).unwrap();
     assert!(!state.is_usable(PARTITION, NodeId(2)));
@@ -133,5 +107,5 @@ fn nothing_is_given_up_where_there_is_a_majority() {
     assert!(matches!(refused, Err(Refusal::Operation(_))), "{refused:?}");
     change(&mut state, |change| change.dead = ids([2])).unwrap();
     state.apply(&recover(&state.clone(), ids([1]))).unwrap();
-    assert_eq!(configuration(&state).replicas, ids([1]));
+    assert_eq!(configuration(&state, PARTITION.0).replicas, ids([1]));
 }

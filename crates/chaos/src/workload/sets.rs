@@ -50,8 +50,9 @@ impl Workload for Sets {
     fn read_back<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let found = read_all(client, self.keys()).await?;
-            let number = |found: client::Found| std::str::from_utf8(&found.value).ok()?.parse().ok();
-            let there = found.into_iter().flatten().filter_map(number).collect();
+            // Elements begin with 1: what is no number at all was added by nobody, and is found out as such.
+            let number = |found: client::Found| str::from_utf8(&found.value).ok()?.parse().ok();
+            let there = found.into_iter().flatten().map(|found| number(found).unwrap_or(0)).collect();
             *self.there.lock().unwrap_or_else(PoisonError::into_inner) = Some(there);
             Ok(())
         })

@@ -155,6 +155,14 @@ pub const PAIRS: &[Pair] = &[
         ..NOTHING
     },
     Pair {
+        name: "transactions-fork",
+        what: "two writes, two transactions that read both keys from both sides, a crash",
+        requests: &[Request::WriteOne, Request::WriteOne, Request::ReadBoth, Request::ReadBoth],
+        crashes: 1,
+        ticks: 1,
+        ..NOTHING
+    },
+    Pair {
         name: "transactions-read",
         what: "a transaction that writes both keys, a write, a transaction that reads both keys, a read, a crash",
         requests: &[Request::WriteBoth, Request::WriteOne, Request::ReadBoth],

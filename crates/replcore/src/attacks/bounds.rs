@@ -32,6 +32,16 @@ impl Alone {
         answers(effects)
     }
 
+    /// [`Alone::single`] with so many keys of 100 bytes.
+    fn filled(count: usize) -> Alone {
+        let mut o = Alone::single();
+        for key in keys(count) {
+            o.put_key(std::str::from_utf8(&key).unwrap(), vec![7; 100]);
+            o.settled();
+        }
+        o
+    }
+
     fn put_key(&mut self, key: &str, value: Vec<u8>) {
         let token = 1_000 + self.replica.log.last().seq.0;
         self.put_key_value(token, Bytes::copy_from_slice(key.as_bytes()), value.into());
@@ -101,11 +111,7 @@ fn what_is_appended_at_once_is_written_in_records_of_bounded_length() {
 #[test]
 fn requests_that_are_many_are_stored_in_several_records() {
     let mut o = Alone::serving(None);
-    for i in 0..100_000 {
-        o.put(i);
-    }
-    o.ev(Event::Flush);
-    o.sync();
+    o.put_many(100_000);
     o.msg(2, 2, Body::Prepared { seq: Seq(100_001) });
     let apply = o.replica.take_apply().unwrap();
     let requests = apply.changes.iter().filter(|(key, ..)| key.kind == types::RecordKind::Requests);
@@ -242,11 +248,7 @@ fn only_a_home_is_answered_as_one() {
 /// Guards against a watcher that is fed everything at once, nothing, or half an entry.
 #[test]
 fn a_watcher_is_fed_a_bounded_piece_but_never_nothing() {
-    let mut o = Alone::single();
-    for key in keys(4) {
-        o.put_key(std::str::from_utf8(&key).unwrap(), vec![7; 100]);
-        o.settled();
-    }
+    let o = Alone::filled(4);
     let bytes = |seq| o.replica.log.get(Seq(seq)).unwrap().payload.len();
     let two = bytes(2) + bytes(3);
     for (bytes_max, through) in [(0, 2), (1, 2), (two - 1, 2), (two, 3), (two + 1, 3), (usize::MAX, 5)] {
@@ -258,11 +260,7 @@ fn a_watcher_is_fed_a_bounded_piece_but_never_nothing() {
 /// Guards against pages that are longer than asked for, or end too early.
 #[test]
 fn a_page_ends_where_it_is_full() {
-    let mut o = Alone::single();
-    for key in keys(4) {
-        o.put_key(std::str::from_utf8(&key).unwrap(), vec![7; 100]);
-        o.settled();
-    }
+    let mut o = Alone::filled(4);
     let item = 2 + 100 + crate::scanning::ITEM_BYTES;
     for (bytes_max, names_only, count) in
         [(100, false, 1), (2 * item - 1, false, 1), (2 * item, false, 2), (4 * item, false, 4), (2 * item, true, 4)]

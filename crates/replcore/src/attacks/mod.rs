@@ -80,6 +80,24 @@ impl Alone {
             },
         })
     }
+    /// So many writes, on this disk.
+    fn put_many(&mut self, count: u64) {
+        for i in 0..count {
+            self.put(i);
+        }
+        self.ev(Event::Flush);
+        self.sync();
+    }
+    /// Nodes 2 and 3 have everything up to here on disk.
+    fn others_hold(&mut self, through: u64) {
+        self.msg(2, 2, Body::Prepared { seq: Seq(through) });
+        self.msg(3, 2, Body::Prepared { seq: Seq(through) });
+    }
+    /// Everything committed is in the state.
+    fn apply(&mut self) {
+        let apply = self.replica.take_apply().unwrap();
+        self.ev(Event::Applied { generation: apply.generation, through: apply.through });
+    }
     /// primary of term 2 over 1,2,3(+learner), start entry seq 1 committed
     fn serving(learner: Option<u64>) -> Alone {
         let mut o = Alone::new(1);
@@ -117,8 +135,7 @@ fn what_is_not_flushed_is_not_counted() {
     let mut o = Alone::serving(None);
     o.put(7);
     o.ev(Event::Tick);
-    o.msg(2, 2, Body::Prepared { seq: Seq(2) });
-    o.msg(3, 2, Body::Prepared { seq: Seq(2) });
+    o.others_hold(2);
     o.msg(2, 3, Body::Seal);
 }
 
@@ -126,16 +143,10 @@ fn what_is_not_flushed_is_not_counted() {
 #[test]
 fn a_late_mismatch_strands_nobody() {
     let mut o = Alone::serving(None);
-    for i in 0..5 {
-        o.put(i);
-    }
+    o.put_many(5);
+    o.others_hold(6);
     o.ev(Event::Flush);
-    o.sync();
-    o.msg(2, 2, Body::Prepared { seq: Seq(6) });
-    o.msg(3, 2, Body::Prepared { seq: Seq(6) });
-    o.ev(Event::Flush);
-    let a = o.replica.take_apply().unwrap();
-    o.ev(Event::Applied { generation: a.generation, through: a.through });
+    o.apply();
     o.ev(Event::Tick);
     o.checkpoint(Seq(6));
     assert!(o.replica.base().trim.seq > Seq(0));
@@ -368,8 +379,7 @@ fn a_truncated_entry_is_held_by_nobody() {
     // superseded; {2,3} sealed; another entry at seq 1, held by 2 and 4 only
     o.msg(2, 3, Body::Prepare { prev: EntryId::ZERO, entries: vec![e(3, 1)], committed: Seq(1), held_by_all: Seq(0) });
     o.sync();
-    let a = o.replica.take_apply().unwrap();
-    o.ev(Event::Applied { generation: a.generation, through: a.through });
+    o.apply();
     o.checkpoint(Seq(1));
     assert_eq!(o.replica.base().trim, EntryId::ZERO, "trimmed what others lack");
 }
@@ -391,13 +401,8 @@ fn expired_reads_leave_nothing() {
 #[test]
 fn a_new_learner_is_behind() {
     let mut o = Alone::serving(None);
-    for i in 0..50 {
-        o.put(i);
-    }
-    o.ev(Event::Flush);
-    o.sync();
-    o.msg(2, 2, Body::Prepared { seq: Seq(51) });
-    o.msg(3, 2, Body::Prepared { seq: Seq(51) });
+    o.put_many(50);
+    o.others_hold(51);
     o.view(3, 2, &[1, 2, 3], Some(4), &[]);
     o.ev(Event::Flush);
     assert_eq!(o.replica.behind(), vec![NodeId(4)], "a learner that has answered nothing counts as caught up");
@@ -476,17 +481,11 @@ fn stuck_reads_name_who_is_silent() {
 #[test]
 fn what_a_learner_is_sent_is_kept() {
     let mut o = Alone::serving(None);
-    for i in 0..50 {
-        o.put(i);
-    }
-    o.ev(Event::Flush);
-    o.sync();
-    o.msg(2, 2, Body::Prepared { seq: Seq(51) });
-    o.msg(3, 2, Body::Prepared { seq: Seq(51) });
+    o.put_many(50);
+    o.others_hold(51);
     o.ev(Event::Flush);
     o.ev(Event::Tick);
-    let a = o.replica.take_apply().unwrap();
-    o.ev(Event::Applied { generation: a.generation, through: a.through });
+    o.apply();
     o.view(3, 2, &[1, 2, 3], Some(4), &[]);
     o.ev(Event::Flush);
     o.msg(4, 2, Body::Mismatch { last: EntryId::ZERO, committed: Seq(0) });

@@ -1,4 +1,4 @@
-//! A cluster of four partitions, as the group has it after it committed these commands.
+//! A cluster, as the group has it after it committed these commands.
 
 #![allow(dead_code, clippy::unwrap_used, reason = "shared by tests, which fail by panicking")]
 
@@ -11,8 +11,13 @@ pub(crate) fn ids<const N: usize>(numbers: [u64; N]) -> Vec<NodeId> {
 
 /// Four partitions on nodes 1, 2 and 3, of so many.
 pub(crate) fn cluster(nodes: u64) -> ClusterState {
+    cluster_of(4, nodes)
+}
+
+/// So many partitions on nodes 1, 2 and 3, of so many.
+pub(crate) fn cluster_of(partitions: u32, nodes: u64) -> ClusterState {
     let mut state = ClusterState::default();
-    let partition_count = PartitionCount::new(4).unwrap();
+    let partition_count = PartitionCount::new(partitions).unwrap();
     let bootstrap = Bootstrap { cluster: ClusterId(7), partition_count, replication: 3, expected_nodes: 3 };
     state.apply(&Command::Bootstrap(bootstrap)).unwrap();
     for nonce in 1..=nodes {
@@ -31,7 +36,7 @@ pub(crate) fn cluster(nodes: u64) -> ClusterState {
         state.apply(&Command::Register(registration)).unwrap();
     }
     change(&mut state, |change| {
-        change.placements = (0..4).map(|partition| (PartitionId(partition), ids([1, 2, 3]))).collect();
+        change.placements = (0..partitions).map(|partition| (PartitionId(partition), ids([1, 2, 3]))).collect();
     });
     state
 }
