@@ -77,6 +77,8 @@ pub fn check(writes: &[Write], watches: &[Watch]) -> Vec<Anomaly<Kind>> {
 struct Committed<'a> {
     /// Done writes by key and version.
     done: BTreeMap<(&'a Bytes, u64), &'a Write>,
+    /// The same in the order in which they were asked for, so that a short watch is judged by a short piece of them.
+    done_by_call: Vec<(u64, &'a Write)>,
     /// Writes that may explain a version nobody was told, by key and value.
     unknown: BTreeMap<(&'a Bytes, &'a Option<Bytes>), Vec<&'a Write>>,
     /// What any watcher heard of, by key and version, with the first such watcher.
@@ -89,6 +91,7 @@ impl<'a> Committed<'a> {
     fn new(writes: &'a [Write], watches: &'a [Watch]) -> Committed<'a> {
         let mut committed = Committed {
             done: BTreeMap::new(),
+            done_by_call: Vec::new(),
             unknown: BTreeMap::new(),
             heard: BTreeMap::new(),
             unnamed: BTreeMap::new(),
@@ -97,6 +100,7 @@ impl<'a> Committed<'a> {
             match (write.outcome, write.version) {
                 (Outcome::Done, Some(version)) => {
                     committed.done.insert((&write.key, version), write);
+                    committed.done_by_call.push((version, write));
                 }
                 // Done at a version that was not told is as good as unknown here.
                 (Outcome::Done, None) | (Outcome::Unknown, _) => {
@@ -105,6 +109,7 @@ impl<'a> Committed<'a> {
                 (Outcome::NotDone, _) => {}
             }
         }
+        committed.done_by_call.sort_by_key(|(_, write)| write.called_at);
         for (watch, event) in watches.iter().flat_map(|watch| watch.events.iter().map(move |event| (watch, event))) {
             committed.heard.entry(&event.key).or_default().entry(event.version).or_insert((watch.client, event));
         }
@@ -118,13 +123,13 @@ impl<'a> Committed<'a> {
         committed
     }
 
-    fn judge(&self, watch: &Watch) -> Vec<Anomaly<Kind>> {
+    fn judge<'b>(&'b self, watch: &'b Watch) -> Vec<Anomaly<Kind>> {
         let client = watch.client;
         let mut anomalies = Vec::new();
         let mut found = |kind, sentence: String, shown: Vec<PieceOperation>| {
             anomalies.push(Anomaly::new(kind, sentence, shown));
         };
-        let mut seen: BTreeMap<&Bytes, BTreeMap<u64, &Event>> = BTreeMap::new();
+        let mut seen: BTreeMap<&'b Bytes, BTreeMap<u64, &Event>> = BTreeMap::new();
         for event in &watch.events {
             let (key, version) = (event.key.escape_ascii(), event.version);
             let of_key = seen.entry(&event.key).or_default();
@@ -142,13 +147,8 @@ impl<'a> Committed<'a> {
                 found(Kind::Invented, sentence, write.into_iter().chain([heard(client, event)]).collect());
             }
         }
-        for ((key, version), write) in &self.done {
-            let answered_at = write.outcome.done_by(write.called_at, write.answered_at);
-            let in_time = write.called_at >= watch.from && answered_at.is_some_and(|at| at <= watch.until);
-            let of_key = seen.get(key);
-            let is_due =
-                key.starts_with(&watch.prefix) && (in_time || of_key.is_some_and(|of| is_within(of, *version)));
-            if is_due && !of_key.is_some_and(|of| of.contains_key(version)) {
+        for ((key, version), write) in self.due(watch, &seen) {
+            if !seen.get(key).is_some_and(|of_key| of_key.contains_key(&version)) {
                 let key = key.escape_ascii();
                 let sentence =
                     format!("watcher {client} never heard of {key} at version {version}, which was acknowledged");
@@ -168,6 +168,27 @@ impl<'a> Committed<'a> {
             }
         }
         anomalies
+    }
+
+    /// Done writes that the watcher must have heard of: those in its time, and those between two of which it heard.
+    fn due<'b>(
+        &'b self,
+        watch: &Watch,
+        seen: &BTreeMap<&'b Bytes, BTreeMap<u64, &Event>>,
+    ) -> BTreeMap<(&'b Bytes, u64), &'b Write> {
+        let from = self.done_by_call.partition_point(|(_, write)| write.called_at < watch.from);
+        let in_time = self.done_by_call[from..].iter().take_while(|(_, write)| write.called_at <= watch.until);
+        let in_time = in_time.filter(|(_, write)| {
+            let answered_at = write.outcome.done_by(write.called_at, write.answered_at);
+            answered_at.is_some_and(|at| at <= watch.until) && write.key.starts_with(&watch.prefix)
+        });
+        let between = seen.iter().filter_map(|(key, of_key)| {
+            let ends = of_key.first_key_value().zip(of_key.last_key_value());
+            let ((first, _), (last, _)) = ends.filter(|_| key.starts_with(&watch.prefix))?;
+            Some(self.done.range((*key, *first)..(*key, *last)))
+        });
+        let between = between.flatten().map(|((key, version), write)| ((*key, *version), *write));
+        in_time.map(|(version, write)| ((&write.key, *version), *write)).chain(between).collect()
     }
 
     /// Why there is no write that this event can tell of, if there is none.

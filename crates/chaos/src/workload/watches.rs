@@ -15,6 +15,7 @@ use check::report::{Verdict, WorkloadResult};
 use check::watches::{Watch, Write};
 use client::{Client, DeleteOutcome, PutOutcome};
 use futures::future::BoxFuture;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use types::Condition;
@@ -30,6 +31,8 @@ const DELETES_PERCENT: u64 = 8;
 struct Watches {
     prefix: String,
     writes: Mutex<Vec<Write>>,
+    /// The acknowledged write of each key that has the highest version: what every watcher waits for in the end.
+    newest: Mutex<BTreeMap<Bytes, Write>>,
     heard: Mutex<Heard>,
     /// Clients that may still write.
     writing: AtomicUsize,
@@ -127,7 +130,7 @@ impl Watches {
             (Outcome::Done(_), None) | (Outcome::NotDone, _) => check::Outcome::NotDone,
             (Outcome::Unknown, _) => check::Outcome::Unknown,
         };
-        self.writes.lock().unwrap_or_else(PoisonError::into_inner).push(Write {
+        let write = Write {
             client: seat.number,
             key: key.into(),
             value,
@@ -135,7 +138,15 @@ impl Watches {
             called_at: timed.called_us,
             answered_at: timed.answered_at(),
             outcome,
-        });
+        };
+        if version.is_some() {
+            let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_key = newest.entry(write.key.clone()).or_insert_with(|| write.clone());
+            if of_key.version < version {
+                *of_key = write.clone();
+            }
+        }
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner).push(write);
     }
 
     /// Whether everything that is ever written has been answered.
@@ -145,7 +156,6 @@ impl Watches {
 
     /// The newest acknowledged write of a key.
     fn newest(&self, key: &Bytes) -> Option<Write> {
-        let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
-        writes.iter().filter(|write| write.key == *key).max_by_key(|write| write.version).cloned()
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 }
