@@ -185,6 +185,7 @@ impl Plan<'_> {
         let mut injected = self.inject(cluster.as_mut(), &clients, &probe).await;
         // While clients finish what they are at, and wait for what was promised to them, there is no load any more.
         let load_ended = clients.load.began.elapsed();
+        let mut can_be_read = !injected.is_broken_off();
         if let (Some(trouble), Some(cluster)) = (&mut injected.trouble, cluster.as_mut()) {
             // What clients still wait for comes only once whoever the last fault hit is there again.
             self.screen.say("broken off; waiting until the cluster is whole");
@@ -192,17 +193,20 @@ impl Plan<'_> {
                 cluster.mend().await?;
                 cluster.await_whole().await
             };
-            if let Err(error) = whole.await {
-                trouble.push_str(&format!("; {error}"));
+            match whole.await {
+                Ok(()) => can_be_read = injected.refused.is_none(),
+                Err(error) => trouble.push_str(&format!("; {error}")),
             }
         }
         let load = clients.stop().await;
         self.add_operations(&mut injected, &load);
         let mut trouble = injected.trouble.clone();
         drop(probe);
-        if !injected.is_broken_off() {
+        if can_be_read {
             self.screen.say("the load has ended; reading everything back");
-            trouble = self.read_back(cluster.as_ref(), &workloads, &patient).await.err().map(|error| error.to_string());
+            if let Err(error) = self.read_back(cluster.as_ref(), &workloads, &patient).await {
+                trouble = Some(trouble.map_or_else(|| error.to_string(), |trouble| format!("{trouble}; {error}")));
+            }
         }
         let judged = judge::workloads(&workloads, self.screen).await;
         let floor = judge::floor(&load.meter.seconds(), &injected, load_ended, self.flags.floor);
