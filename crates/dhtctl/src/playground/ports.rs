@@ -1,19 +1,25 @@
 //! Which ports a playground uses.
 //!
-//! That a port can be listened on says nothing about the next moment, when the playground next door starts its processes,
-//! or restarts one: so each playground also holds, as long as it lives, a lock on a file named after each of its ports.
+//! That a port can be listened on says nothing about the next moment, when the playground next door looks for ports too,
+//! or a process is down that shall have its port again. So a playground holds two things for each of its ports as long as
+//! it lives: a lock on a file that is named after it, which keeps other playgrounds away (they don't even look), and a
+//! socket that is bound to it and never listens, which keeps the kernel from giving it to an outgoing connection (the
+//! usual ports are among those that Linux chooses from) and leaves it to a process that listens.
 
 use super::PlaygroundFlags;
 use super::cluster_file::{ClusterFile, Process, Role};
 use daemon::Failure;
 use std::fs::{File, OpenOptions};
-use std::net::TcpListener;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::path::Path;
+use tokio::net::TcpSocket;
 
-/// The locks on a cluster's ports. They end with this.
+/// What keeps a cluster's ports for it. It ends with this.
 #[derive(Debug, Default)]
 pub(super) struct Reservation {
     locks: Vec<File>,
+    sockets: Vec<TcpSocket>,
 }
 
 /// Where the locks are, within the directory for temporary files.
@@ -63,11 +69,13 @@ pub(super) fn choose(flags: &PlaygroundFlags, directory: &Path) -> Result<(Clust
 pub(super) fn reserve(cluster: &ClusterFile) -> Result<Reservation, Failure> {
     let mut reservation = Reservation::default();
     for address in cluster.processes.iter().flat_map(|process| [&process.grpc, &process.http]) {
-        if !reservation.take(address) {
-            return Err(Failure::unavailable(format!(
-                "cannot use {address}: the port is in use; end what has it, or choose another --port-base and --data-dir"
-            )));
-        }
+        reservation.take(address).map_err(|error| {
+            let why = match error.kind() {
+                ErrorKind::AddrInUse | ErrorKind::WouldBlock => "the port is in use; end what has it, or".to_owned(),
+                _ => format!("{error};"),
+            };
+            Failure::unavailable(format!("cannot use {address}: {why} choose another --port-base and --data-dir"))
+        })?;
     }
     Ok(reservation)
 }
@@ -75,7 +83,7 @@ pub(super) fn reserve(cluster: &ClusterFile) -> Result<Reservation, Failure> {
 impl Reservation {
     fn next_free(&mut self, base: u16, count: u16) -> Result<Vec<u16>, Failure> {
         let free: Vec<u16> = (base..base.saturating_add(STEPS_MAX))
-            .filter(|port| self.take(&format!("127.0.0.1:{port}")))
+            .filter(|port| self.take(&format!("127.0.0.1:{port}")).is_ok())
             .take(count.into())
             .collect();
         if free.len() < count.into() {
@@ -87,25 +95,37 @@ impl Reservation {
     }
 
     /// Takes an address that nobody has.
-    fn take(&mut self, address: &str) -> bool {
-        if TcpListener::bind(address).is_err() {
-            return false;
-        }
-        match lock_file(address) {
-            // Somebody else's directory: what the socket says has to do.
-            Err(_) => true,
+    fn take(&mut self, address: &str) -> io::Result<()> {
+        // The lock comes first: to look at a port is to have it for a moment, and its owner may listen just then.
+        let lock = match lock_file(address) {
             Ok(lock) => {
-                let taken = lock.try_lock().is_ok();
-                if taken {
-                    self.locks.push(lock);
-                }
-                taken
+                lock.try_lock().map_err(io::Error::from)?;
+                Some(lock)
             }
+            // Somebody else's directory: what the socket says has to do.
+            Err(_) => None,
+        };
+        let socket = bind(address)?;
+        self.locks.extend(lock);
+        // Elsewhere a bound socket would keep our own process away, too.
+        if cfg!(target_os = "linux") {
+            self.sockets.push(socket);
         }
+        Ok(())
     }
 }
 
-fn lock_file(address: &str) -> std::io::Result<File> {
+/// A socket that has `address` and does not listen; refused where somebody listens there.
+fn bind(address: &str) -> io::Result<TcpSocket> {
+    let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As those who listen do: the last connections of a playground that has just ended don't count.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+fn lock_file(address: &str) -> io::Result<File> {
     let directory = std::env::temp_dir().join(LOCKS);
     std::fs::create_dir_all(&directory)?;
     OpenOptions::new().create(true).truncate(false).write(true).open(directory.join(address.replace(':', "-")))
@@ -127,6 +147,7 @@ fn named(role: Role, grpc: &[u16], http: &[u16], directory: &Path) -> Vec<Proces
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{TcpListener, TcpStream};
 
     fn flags(port_base: Option<u16>) -> PlaygroundFlags {
         PlaygroundFlags { leaders: 3, storage: 2, data_dir: None, port_base, restart: false }
@@ -153,8 +174,32 @@ mod tests {
         assert!(failure.message.contains("the port is in use"), "{failure}");
         drop(reservation);
         // A parallel test may have the one or the other by now.
-        let free_again = |p: &Process| Reservation::default().take(&p.grpc) || Reservation::default().take(&p.http);
+        let free_again =
+            |p: &Process| Reservation::default().take(&p.grpc).is_ok() || Reservation::default().take(&p.http).is_ok();
         assert!(cluster.processes.iter().any(free_again));
+    }
+
+    /// Guards against a playground that keeps its own processes from listening, one whose process can't come back because
+    /// the kernel gave its port to an outgoing connection, and one that takes a port from under a process that listens.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_reserved_port_is_there_for_who_listens_only() {
+        let mut reservation = Reservation::default();
+        let port = reservation.next_free(USUAL.viewleader.0, 1).unwrap()[0];
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        for _start in 0..3 {
+            let listener = TcpListener::bind(address).unwrap();
+            let caller = TcpStream::connect(address).unwrap();
+            // Closed first by who listens: its end lingers in the kernel.
+            drop(listener.accept().unwrap());
+            drop((listener, caller));
+        }
+        assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        // As an outgoing connection does that is given no port of its own, but this one.
+        let outgoing = TcpSocket::new_v4().unwrap();
+        assert_eq!(outgoing.bind(address).unwrap_err().kind(), ErrorKind::AddrInUse);
+        let _listener = TcpListener::bind(address).unwrap();
+        assert!(bind(&address.to_string()).is_err());
     }
 
     /// Guards against a port that was asked for and is silently another one.
