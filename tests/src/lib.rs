@@ -6,6 +6,6 @@ pub mod playground;
 mod ports;
 pub mod storage_node;
 
-pub use load::Load;
+pub use load::{Load, insist};
 pub use playground::{Playground, Process, Role};
 pub use ports::free_address;

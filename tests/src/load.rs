@@ -89,6 +89,23 @@ impl Load {
     }
 }
 
+/// Asks the viewleaders until one of them answers: on a busy machine they may be without a leader for a moment, at any
+/// moment. What is asked twice must be as good as asked once.
+///
+/// # Errors
+/// What else goes wrong; and that, where it goes wrong for half a minute.
+pub async fn insist<T>(mut ask: impl AsyncFnMut() -> Result<T, Error>) -> Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match ask().await {
+            Err(Error::NoViewleader { .. } | Error::ViewleaderUnavailable { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            answered => return Ok(answered?),
+        }
+    }
+}
+
 /// Waits until every partition serves and has all its replicas up to date, so that the next kill is a single fault.
 ///
 /// # Errors
@@ -107,7 +124,7 @@ pub async fn await_health(client: &Client) -> Result<()> {
             }
             Err(error) => last = error.to_string(),
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     anyhow::bail!("the cluster does not become healthy: {last}")
 }

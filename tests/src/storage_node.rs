@@ -64,7 +64,7 @@ impl StorageNode {
     /// Where that takes half a minute; with what it said.
     pub async fn registered(&self, leaders: &Leaders) -> Result<NodeStatus> {
         for _ in 0..1_500 {
-            let status = leaders.status().await?;
+            let status = crate::insist(|| leaders.status()).await?;
             // It has told which view it has on disk, and so knows who it is: one that is killed before that comes back as
             // another node.
             let it = |node: &NodeStatus| node.info.address == self.address && node.info.alive && node.epoch > Epoch(0);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use client::{Client, Configure, Error, Found, Leaders, Operation, Options};
 use e2e::playground::{Playground, signal};
 use e2e::storage_node::StorageNode;
-use e2e::{Role, load};
+use e2e::{Role, insist, load};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -162,7 +162,8 @@ async fn transfer(playground: &Playground) -> Result<()> {
     let addresses = playground.leaders()?;
     let client = Client::connect(&addresses, Options::default()).await?;
     let leaders = Leaders::new(&addresses)?;
-    leaders.operate(&Operation::Configure(Configure { moves_per_node: Some(8), ..Configure::default() })).await?;
+    let configure = Operation::Configure(Configure { moves_per_node: Some(8), ..Configure::default() });
+    insist(|| leaders.operate(&configure)).await?;
     for number in 0..ACCOUNTS {
         client.put(account(number), holding(EACH, 0), Condition::None).await?;
     }

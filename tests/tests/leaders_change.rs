@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use client::{Client, Options};
 use e2e::playground::{await_condition, dhtctl};
-use e2e::{Load, Playground, Role, free_address};
+use e2e::{Load, Playground, Role, free_address, insist};
 use serde_json::Value;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -114,7 +114,7 @@ async fn change_everybody(playground: &Playground) -> Result<()> {
     load.progress(500).await.context("after the death of a storage node")?;
     let left = members[(place + 1) % 3].address.clone();
     let survivors = Client::connect(&[left], Options::default()).await?;
-    let status = survivors.status().await?;
+    let status = insist(|| survivors.status()).await?;
     let heard = |node: &&client::NodeStatus| node.heartbeat_age_ms.is_some();
     ensure!(status.nodes.iter().filter(heard).count() >= 2, "the nodes have not found the new viewleaders: {status:?}");
     ensure!(status.without_quorum.is_empty() && status.has_map, "{status:?}");

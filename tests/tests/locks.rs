@@ -47,6 +47,15 @@ fn leader(leaders: &[String]) -> Result<Option<(String, u64)>> {
     Ok(leads.and_then(|member| Some((member["address"].as_str()?.to_owned(), member["raft_term"].as_u64()?))))
 }
 
+fn await_leader(leaders: &[String]) -> Result<(String, u64)> {
+    let mut found = None;
+    await_condition("somebody leads", || {
+        found = leader(leaders)?;
+        Ok(found.is_some())
+    })?;
+    found.context("just found")
+}
+
 /// A process of the test's own, and what it tells. Ends with the test.
 struct Holder {
     name: String,
@@ -222,12 +231,7 @@ async fn change_leaders(playground: &Playground) -> Result<()> {
     let guard = coordination.lock("jobs", &leases[0], held).await?;
     let unkept = coordination.grant_unkept(Duration::from_secs(2)).await?;
     for stopped in [false, true] {
-        let mut found = None;
-        await_condition("somebody leads", || {
-            found = leader(&leaders)?;
-            Ok(found.is_some())
-        })?;
-        let (address, term) = found.context("just found")?;
+        let (address, term) = await_leader(&leaders)?;
         let old = playground.of(Role::Viewleader)?.into_iter().find(|member| member.grpc == address);
         let old = old.context("the leader is one of the playground's")?;
         if stopped {
@@ -238,7 +242,7 @@ async fn change_leaders(playground: &Playground) -> Result<()> {
             // Back in time, it leads again, and in the same term.
             playground.kill(&old)?;
             playground.await_restart(&old)?;
-            await_condition("somebody leads again", || Ok(leader(&leaders)?.is_some()))?;
+            await_leader(&leaders)?;
         }
         for lease in &leases {
             let status = coordination.lease(lease.id()).await?;
@@ -333,7 +337,7 @@ async fn hold_while_running(playground: &Playground) -> Result<()> {
     // The lease is taken away; then nobody can renew it. The command does not listen to SIGTERM, and has a child.
     for by_hand in [true, false] {
         let mut child =
-            shell("lock cron --ttl 2s --grace 200ms", "trap '' TERM; sleep 1000 & echo $$ $!; wait").spawn()?;
+            shell("lock cron --ttl 5s --grace 200ms", "trap '' TERM; sleep 1000 & echo $$ $!; wait").spawn()?;
         let mut pids = String::new();
         BufReader::new(child.stdout.take().context("stdout is piped")?).read_line(&mut pids)?;
         let pids = pids.split_whitespace().map(str::parse).collect::<Result<Vec<i32>, _>>()?;
@@ -388,7 +392,7 @@ async fn elect(playground: &Playground) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // The leader of the viewleaders goes; who waits and who observes go on with the next one.
-    let (address, _) = leader(&playground.leaders()?)?.context("somebody leads")?;
+    let (address, _) = await_leader(&playground.leaders()?)?;
     let old = playground.of(Role::Viewleader)?.into_iter().find(|member| member.grpc == address);
     playground.kill(&old.context("one of the playground's")?)?;
     first.revoke().await?;

@@ -5,10 +5,10 @@ use anyhow::{Context, Result, ensure};
 use client::{Client, Configure, Leaders, Operation, Options};
 use e2e::playground::Playground;
 use e2e::storage_node::StorageNode;
-use e2e::{Load, Role, load};
+use e2e::{Load, Role, insist, load};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::time::Duration;
-use types::{Condition, Duty, NodeId};
+use types::{Condition, Duty, Epoch, NodeId};
 
 /// Logs turn over many times while a test runs, so that nodes are filled by snapshots.
 const SMALL_SEGMENTS: &[(&str, &str)] = &[("DHT_SEGMENT_SIZE", "512KiB")];
@@ -65,8 +65,18 @@ async fn await_moves(leaders: &Leaders) -> Result<()> {
     anyhow::bail!("nothing moves")
 }
 
+async fn await_view_after(epoch: Epoch, client: &Client) -> Result<()> {
+    for _ in 0..1_500 {
+        if insist(|| client.status()).await?.epoch > epoch {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    anyhow::bail!("the view is still that of {epoch}")
+}
+
 async fn partitions_of(leaders: &Leaders, node: NodeId) -> Result<u32> {
-    let status = leaders.status().await?;
+    let status = insist(|| leaders.status()).await?;
     let found = status.nodes.iter().find(|of| of.info.id == node);
     Ok(found.map_or(0, |of| of.partitions))
 }
@@ -104,8 +114,9 @@ async fn grow_and_shrink(playground: &Playground) -> Result<()> {
     load.progress(200).await.context("after the death of a node that was feeding others")?;
     playground.await_restart(&feeding)?;
     // Whoever leads the moves.
-    let status = leaders.status().await?;
-    let leader = status.members.iter().find(|member| member.role == "leader").context("somebody leads")?;
+    let status = insist(|| leaders.status()).await?;
+    // Only who leads answers.
+    let leader = status.members.iter().find(|member| member.role == "leader").context("the leader answered")?;
     let leader = playground.of(Role::Viewleader)?.into_iter().find(|viewleader| viewleader.grpc == leader.address);
     let leader = leader.context("the leader is of the playground")?;
     playground.kill(&leader)?;
@@ -121,7 +132,8 @@ async fn grow_and_shrink(playground: &Playground) -> Result<()> {
 
     let leaving = [joined[1].registered(&leaders).await?.info.id, joined[2].registered(&leaders).await?.info.id];
     for node in leaving {
-        leaders.operate(&Operation::SetDuty { node, duty: Duty::Draining }).await?;
+        let drain = Operation::SetDuty { node, duty: Duty::Draining };
+        insist(|| leaders.operate(&drain)).await?;
     }
     load.progress(500).await?;
     await_complete(&leaders, "the departure of two nodes").await?;
@@ -153,27 +165,28 @@ async fn lose_one(playground: &Playground) -> Result<()> {
     spare.registered(&leaders).await?;
     await_moves(&leaders).await?;
     await_complete(&leaders, "the join").await?;
-    let epoch_before = client.status().await?.epoch;
+    let epoch_before = insist(|| client.status()).await?.epoch;
     // Away for a moment: nothing is rebuilt.
     spare.kill()?;
     spare.start_again()?;
+    await_view_after(epoch_before, &client).await.context("nobody noticed the absence")?;
     load::await_health(&client).await?;
-    let moved = leaders.moves(None).await?;
+    let moved = insist(|| leaders.moves(None)).await?;
     ensure!(moved.underway.is_empty() && moved.planned.is_empty(), "a short absence moved something: {moved:?}");
-    ensure!(client.status().await?.epoch > epoch_before, "nobody noticed the absence");
     // Gone for good.
-    let configure = Configure { replace_after_ms: Some(1_000), ..Configure::default() };
-    leaders.operate(&Operation::Configure(configure)).await?;
+    let configure = Operation::Configure(Configure { replace_after_ms: Some(1_000), ..Configure::default() });
+    insist(|| leaders.operate(&configure)).await?;
     let lost = playground.of(Role::Storaged)?.remove(1);
-    let lost_id = leaders.status().await?.nodes.into_iter().find(|node| node.info.address == lost.grpc);
+    let lost_id = insist(|| leaders.status()).await?.nodes.into_iter().find(|node| node.info.address == lost.grpc);
     let lost_id = lost_id.context("it is known")?.info.id;
     playground.kill(&lost)?;
     await_moves(&leaders).await?;
     await_complete(&leaders, "the replacement").await?;
     ensure!(partitions_of(&leaders, lost_id).await? == 0, "{lost_id} still holds something");
-    let status = leaders.status().await?;
+    let status = insist(|| leaders.status()).await?;
     ensure!(status.under_replicated.is_empty(), "{:?} lack replicas", status.under_replicated);
-    leaders.operate(&Operation::SetDuty { node: lost_id, duty: Duty::Removed }).await?;
+    let remove = Operation::SetDuty { node: lost_id, duty: Duty::Removed };
+    insist(|| leaders.operate(&remove)).await?;
     check_keys(&client).await?;
     // Three nodes for three replicas: none of them can go.
     let node = spare.registered(&leaders).await?.info.id;

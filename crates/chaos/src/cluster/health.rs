@@ -2,6 +2,7 @@
 
 use super::{Cluster, Role};
 use crate::error::Error;
+use client::{ClusterStatus, Moves};
 use std::time::{Duration, Instant};
 
 /// A cluster in which nothing gets nearer to its place for so long never becomes whole.
@@ -65,8 +66,7 @@ impl Cluster {
         loop {
             let looked = Instant::now();
             self.all_go_on()?;
-            let look = async { Ok::<_, Error>((self.missing().await?, self.to_move().await?)) };
-            let (missing, to_move) = match tokio::time::timeout(ANSWER_MAX, look).await {
+            let (missing, to_move) = match tokio::time::timeout(ANSWER_MAX, self.look()).await {
                 Ok(Ok((None, _))) => return Ok(()),
                 Ok(Ok((Some(missing), to_move))) => (missing, Some(to_move)),
                 Ok(Err(error)) => (error.to_string(), None),
@@ -81,34 +81,35 @@ impl Cluster {
         }
     }
 
-    async fn to_move(&self) -> Result<ToMove, Error> {
+    /// What the cluster lacks, if anything, and what is on its way.
+    async fn look(&self) -> Result<(Option<String>, ToMove), Error> {
+        let status = self.leaders.status().await?;
         let moves = self.leaders.moves(None).await?;
         let filled_bytes = moves.nodes.iter().map(|node| node.filled_bytes).sum();
-        Ok(ToMove { replicas: moves.underway.len() + moves.planned.len(), filled_bytes })
+        let to_move = ToMove { replicas: moves.underway.len() + moves.planned.len(), filled_bytes };
+        Ok((self.missing(&status, &moves), to_move))
     }
 
-    /// What the cluster lacks, if anything.
-    async fn missing(&self) -> Result<Option<String>, Error> {
-        let status = self.leaders.status().await?;
+    fn missing(&self, status: &ClusterStatus, moves: &Moves) -> Option<String> {
         if !status.has_map {
-            return Ok(Some("it has no partition map".to_owned()));
+            return Some("it has no partition map".to_owned());
         }
         for place in self.running(Some(Role::Storaged)) {
             let slot = self.slot(place);
             let here = |node: &&client::NodeStatus| node.info.address == slot.address() && node.info.alive;
             if !status.nodes.iter().any(|node| here(&node)) {
-                return Ok(Some(format!("{} is not there", slot.name)));
+                return Some(format!("{} is not there", slot.name));
             }
         }
         if let Some(dead) = status.nodes.iter().find(|node| !node.info.alive) {
-            return Ok(Some(format!("{} is dead", dead.info.id)));
+            return Some(format!("{} is dead", dead.info.id));
         }
         if let Some(silent) = status.members.iter().find(|member| member.role == "unreachable") {
-            return Ok(Some(format!("viewleader {} is not reached", silent.name)));
+            return Some(format!("viewleader {} is not reached", silent.name));
         }
         let voting = status.members.iter().filter(|member| member.role != "learner").count();
         if (voting, status.members.len()) != (self.shape.viewleaders.into(), self.shape.viewleaders.into()) {
-            return Ok(Some(format!("{voting} of {} viewleaders vote", status.members.len())));
+            return Some(format!("{voting} of {} viewleaders vote", status.members.len()));
         }
         let lists = [
             (&status.without_quorum, "have no majority"),
@@ -116,15 +117,14 @@ impl Cluster {
             (&status.under_replicated, "lack a replica"),
         ];
         if let Some((list, what)) = lists.iter().find(|(list, _)| !list.is_empty()) {
-            return Ok(Some(format!("{} partitions {what}, {:?} first", list.len(), list[0])));
+            return Some(format!("{} partitions {what}, {:?} first", list.len(), list[0]));
         }
-        let moves = self.leaders.moves(None).await?;
         if !moves.complete || !moves.stranded.is_empty() {
             let (underway, planned) = (moves.underway.len(), moves.planned.len());
             let blocked = moves.underway.iter().find_map(|moving| moving.blocked.clone()).unwrap_or_default();
-            return Ok(Some(format!("{underway} replicas move, {planned} are to move; {blocked}")));
+            return Some(format!("{underway} replicas move, {planned} are to move; {blocked}"));
         }
-        Ok(None)
+        None
     }
 }
 

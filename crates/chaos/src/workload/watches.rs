@@ -139,10 +139,14 @@ impl Watches {
             answered_at: timed.answered_at(),
             outcome,
         };
-        if version.is_some() {
+        self.remember(write);
+    }
+
+    fn remember(&self, write: Write) {
+        if write.version.is_some() {
             let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
             let of_key = newest.entry(write.key.clone()).or_insert_with(|| write.clone());
-            if of_key.version < version {
+            if of_key.version < write.version {
                 *of_key = write.clone();
             }
         }
@@ -157,5 +161,33 @@ impl Watches {
     /// The newest acknowledged write of a key.
     fn newest(&self, key: &Bytes) -> Option<Write> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against watchers that stop before the last change, and against such that wait for one that may never come.
+    #[test]
+    fn the_newest_acknowledged_write_of_each_key_is_remembered() {
+        let watches = Watches::default();
+        let write = |key: &'static str, version: Option<u64>| Write {
+            client: 1,
+            key: key.into(),
+            value: None,
+            version,
+            called_at: 1,
+            answered_at: Some(2),
+            outcome: if version.is_some() { check::Outcome::Done } else { check::Outcome::Unknown },
+        };
+        // Answers need not come in the order of the writes.
+        for (key, version) in [("a", Some(2)), ("b", Some(9)), ("a", Some(5)), ("a", None), ("a", Some(4)), ("c", None)]
+        {
+            watches.remember(write(key, version));
+        }
+        let newest = |key: &'static str| watches.newest(&key.into()).map(|write| write.version);
+        assert_eq!([newest("a"), newest("b"), newest("c")], [Some(Some(5)), Some(Some(9)), None]);
+        assert_eq!(watches.writes.lock().unwrap().len(), 6);
     }
 }
