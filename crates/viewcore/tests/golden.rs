@@ -262,6 +262,17 @@ impl goldenscript::Runner for World {
                 let _ = writeln!(out, "{}", self.apply(&Command::Operate(operation)).1);
             }
             "view" => self.print_view(&mut out),
+            // known: for how long each node has been silent, and who has been dead for so long that it is replaced.
+            "known" => {
+                let leader = self.leader.as_ref().ok_or("nobody leads")?;
+                for node in self.state.nodes() {
+                    let _ = match leader.silent_for_ms(node.id, self.now_ms) {
+                        Some(silent_ms) => writeln!(out, "{} silent for {silent_ms} ms", node.id),
+                        None => writeln!(out, "{} never heard", node.id),
+                    };
+                }
+                let _ = writeln!(out, "gone {:?}", leader.gone(self.now_ms, &self.state));
+            }
             "status" => {
                 let nothing = viewcore::Observed::default();
                 let observed = self.leader.as_ref().map_or(&nothing, Leader::observed);
@@ -308,6 +319,13 @@ fn detector() {
 #[test]
 fn patience() {
     run("patience");
+}
+
+/// Guards against a node that is replaced as soon as it is dead, or never; and against one that is called dead because
+/// another one registers at its address while it speaks.
+#[test]
+fn replacement() {
+    run("replacement");
 }
 
 /// Guards P3: a damaged replica that is made primary, or counted for a quorum.

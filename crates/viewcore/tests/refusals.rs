@@ -6,9 +6,11 @@ mod support;
 
 use std::collections::BTreeSet;
 use support::{cluster_of, configuration, ids};
-use types::{Duty, NodeId, PartitionId};
+use types::limits::REPLICATION_MAX;
+use types::{ClusterId, Duty, NodeId, PartitionCount, PartitionId};
 use viewcore::plan::moving::{Planned, steps};
-use viewcore::{Cause, Change, ClusterState, Command, Observed, Operation, Refusal, Step};
+use viewcore::state::NODES_MAX;
+use viewcore::{Bootstrap, Cause, Change, ClusterState, Command, Done, Observed, Operation, Refusal, Step};
 
 const PARTITION: PartitionId = PartitionId(0);
 
@@ -108,4 +110,70 @@ fn nothing_is_given_up_where_there_is_a_majority() {
     change(&mut state, |change| change.dead = ids([2])).unwrap();
     state.apply(&recover(&state.clone(), ids([1]))).unwrap();
     assert_eq!(configuration(&state, PARTITION.0).replicas, ids([1]));
+}
+
+/// Guards against a cluster that is founded with settings it can never serve with, and against a bound that is one off.
+#[test]
+fn a_cluster_is_founded_within_bounds_and_once() {
+    let bootstrap = |cluster: u64, replication: u8, expected_nodes: usize| {
+        let (partition_count, expected_nodes) = (PartitionCount::new(8).unwrap(), expected_nodes as u32);
+        let founded = Bootstrap { cluster: ClusterId(cluster.into()), partition_count, replication, expected_nodes };
+        ClusterState::default().apply(&Command::Bootstrap(founded))
+    };
+    for (cluster, replication, expected_nodes) in
+        [(0, 3, 3), (7, 0, 3), (7, REPLICATION_MAX + 1, 3), (7, 3, 0), (7, 3, NODES_MAX + 1)]
+    {
+        let refused = bootstrap(cluster, replication, expected_nodes);
+        assert!(
+            matches!(refused, Err(Refusal::Settings(_))),
+            "{cluster}, {replication}, {expected_nodes}: {refused:?}"
+        );
+    }
+    bootstrap(7, 1, 1).unwrap();
+    bootstrap(7, REPLICATION_MAX, NODES_MAX).unwrap();
+    let again = Bootstrap {
+        cluster: ClusterId(8),
+        partition_count: PartitionCount::new(16).unwrap(),
+        replication: 5,
+        expected_nodes: 9,
+    };
+    let done = cluster(3).apply(&Command::Bootstrap(again)).unwrap();
+    assert_eq!(done, Done::Bootstrapped(ClusterId(7)), "it is what it was");
+}
+
+/// Guards against a change that gives one partition two terms at once, and one that is refused for another's step.
+#[test]
+fn a_partition_is_placed_or_moved_and_others_may_move_meanwhile() {
+    let mut state = cluster_of(2, 4);
+    let fill = Step::Fill { joins: NodeId(4), leaves: Some(NodeId(3)) };
+    let placed = (PARTITION, ids([2, 1, 3]));
+    let refused = change(&mut state, |change| {
+        (change.placements, change.steps) = (vec![placed.clone()], vec![(PARTITION, fill.clone())]);
+    });
+    assert!(matches!(refused, Err(Refusal::BadPlan(_))), "{refused:?}");
+    change(&mut state, |change| {
+        (change.placements, change.steps) = (vec![placed], vec![(PartitionId(1), fill)]);
+    })
+    .unwrap();
+    assert_eq!(configuration(&state, 0).primary(), Some(NodeId(2)));
+    assert_eq!(configuration(&state, 1).learner, Some(NodeId(4)));
+}
+
+/// Guards against more replicas than anybody counts with, and against one fewer than there may be.
+#[test]
+fn a_partition_has_as_many_replicas_as_the_replication_may_be() {
+    let most = u64::from(REPLICATION_MAX);
+    let mut state = cluster(most + 1);
+    for joins in 4..=most + 1 {
+        step(&mut state, Step::Fill { joins: NodeId(joins), leaves: None }).unwrap();
+        let grown = step(&mut state, Step::Members((1..=joins).map(NodeId).collect()));
+        if joins > most {
+            assert!(matches!(grown, Err(Refusal::BadPlan(_))), "{joins} replicas: {grown:?}");
+            break;
+        }
+        grown.unwrap();
+        let term = configuration(&state, PARTITION.0).term;
+        state.apply(&Command::Activated { partition: PARTITION, term }).unwrap();
+    }
+    assert_eq!(configuration(&state, PARTITION.0).replicas.len(), usize::from(REPLICATION_MAX));
 }
