@@ -177,3 +177,32 @@ fn a_partition_has_as_many_replicas_as_the_replication_may_be() {
     }
     assert_eq!(configuration(&state, PARTITION.0).replicas.len(), usize::from(REPLICATION_MAX));
 }
+
+/// Guards against a node that is removed while it serves, one that can't be though it is dead or empty, and a duty that is
+/// refused for another's reason.
+#[test]
+fn who_serves_is_drained_before_it_is_removed() {
+    let duty = |state: &mut ClusterState, node: u64, duty: Duty| {
+        state.apply(&Command::Operate(Operation::SetDuty { node: NodeId(node), duty })).map(drop)
+    };
+    let mut state = cluster(5);
+    // Node 1 holds the partition, node 4 nothing.
+    let refused = duty(&mut state, 1, Duty::Removed);
+    assert!(refused.as_ref().is_err_and(|why| why.to_string().contains("drain it first")), "{refused:?}");
+    for allowed in [Duty::Cordoned, Duty::Draining, Duty::Active] {
+        duty(&mut state, 1, allowed).unwrap();
+        assert_eq!(state.node(NodeId(1)).unwrap().duty, allowed);
+    }
+    duty(&mut state, 4, Duty::Removed).unwrap();
+    change(&mut state, |change| change.dead = ids([1])).unwrap();
+    // Three replicas need three nodes: without the newest one there are two.
+    duty(&mut state, 5, Duty::Cordoned).unwrap();
+    assert!(duty(&mut state, 1, Duty::Removed).is_err());
+    duty(&mut state, 5, Duty::Active).unwrap();
+    duty(&mut state, 1, Duty::Removed).unwrap();
+    // Who stays, and who holds nothing, needs nobody to take anything.
+    duty(&mut cluster(3), 1, Duty::Cordoned).unwrap();
+    let mut state = cluster(4);
+    change(&mut state, |change| change.dead = ids([2])).unwrap();
+    duty(&mut state, 4, Duty::Removed).unwrap();
+}
