@@ -376,6 +376,7 @@ proptest! {
 #[test]
 fn only_what_was_granted_can_have_ended() {
     let mut coordination = Coordination::default();
+    assert_eq!(coordination.leases().ended_count(), 0);
     let mut apply = |request: Request| coordination.apply(&request, &mut BTreeSet::new()).map(drop);
     for counter in 1..=2 {
         assert!(apply(Request::Grant { request: RequestId { client: 1, counter }, ttl_ms: 1_000 }).is_ok());

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use support::{change, cluster, configuration, ids};
 use types::limits::REPLICATION_MAX;
 use types::{BootNonce, ClusterId, Duty, Epoch, Incarnation, NodeId, PartitionId, Term};
-use viewcore::observed::PartitionSize;
 use viewcore::plan::moving::{Planned, steps};
 use viewcore::progress::progress;
 use viewcore::state::RECOVERIES_MAX;
@@ -236,73 +235,6 @@ fn loads() {
     change(&mut state, |change| change.placements = vec![(PartitionId(3), ids([3, 1, 2]))]);
     let held: Vec<(u32, u32)> = ids([1, 2, 3]).into_iter().map(|node| status::load(&state, node)).collect();
     assert_eq!(held, [(4, 3), (4, 0), (4, 1)]);
-}
-
-/// Guards against "complete" that is said too early (P21): while a partition moves, is not activated, or has left something
-/// behind; and while a node has not looked since.
-#[test]
-fn complete_is_said_when_it_is() {
-    let mut state = cluster(4);
-    let nobody = BTreeSet::new();
-    let mut observed = Observed::default();
-    let look = |observed: &mut Observed, state: &ClusterState, surplus: u32| {
-        for node in ids([1, 2, 3, 4]) {
-            let surplus = if node == NodeId(3) { surplus } else { 0 };
-            observed.heartbeat(node, &Heartbeat { surplus, surplus_at: state.epoch(), ..Heartbeat::default() });
-        }
-    };
-    let moved = |state: &mut ClusterState, partition: u32, leaves: u64, members: [u64; 3]| {
-        let partition = PartitionId(partition);
-        change(state, |change| {
-            change.steps = vec![(partition, Step::Fill { joins: NodeId(4), leaves: Some(NodeId(leaves)) })];
-        });
-        change(state, |change| change.steps = vec![(partition, Step::Members(ids(members)))]);
-        let term = configuration(state, partition.0).term;
-        state.apply(&Command::ActivatedAll(vec![(partition, term)])).unwrap();
-    };
-    // Three of four partitions have moved to the node that joined: its share.
-    moved(&mut state, 0, 3, [1, 2, 4]);
-    moved(&mut state, 1, 2, [1, 3, 4]);
-    look(&mut observed, &state, 0);
-    let before = progress(&state, &observed, &nobody);
-    assert!(!before.is_complete() && !before.planned.is_empty(), "there is more to move");
-    moved(&mut state, 2, 1, [2, 3, 4]);
-    let unknown = progress(&state, &observed, &nobody).surplus;
-    assert_eq!(
-        unknown,
-        ids([1, 2, 3, 4]).into_iter().map(|node| (node, None)).collect::<Vec<_>>(),
-        "nobody has looked"
-    );
-    look(&mut observed, &state, 1);
-    let left = progress(&state, &observed, &nobody);
-    assert_eq!((left.surplus.clone(), left.is_complete()), (vec![(NodeId(3), Some(1))], false));
-    look(&mut observed, &state, 0);
-    let after = progress(&state, &observed, &nobody);
-    assert!(after.is_complete(), "{after:?}");
-    assert_eq!((after.tolerates_now, after.tolerates_then), (1, 1));
-
-    // Something moves again: filled, then a member, then activated.
-    let partition = PartitionId(3);
-    change(&mut state, |change| {
-        change.steps = vec![(partition, Step::Fill { joins: NodeId(4), leaves: Some(NodeId(2)) })];
-    });
-    look(&mut observed, &state, 0);
-    let size = PartitionSize { keys: 5, bytes: 70 };
-    let primary = configuration(&state, 3).primary().unwrap();
-    observed.heartbeat(
-        primary,
-        &Heartbeat { sizes: vec![(partition, size)], surplus_at: state.epoch(), ..Heartbeat::default() },
-    );
-    let filling = progress(&state, &observed, &nobody);
-    let [underway] = &filling.underway[..] else { panic!("{:?}", filling.underway) };
-    assert_eq!((underway.partition, underway.joins, underway.leaves), (partition, Some(NodeId(4)), Some(NodeId(2))));
-    assert_eq!((underway.filling, underway.size, underway.primary), (true, size, primary));
-    change(&mut state, |change| change.steps = vec![(partition, Step::Members(ids([1, 3, 4])))]);
-    look(&mut observed, &state, 0);
-    let joined = progress(&state, &observed, &nobody);
-    let [underway] = &joined.underway[..] else { panic!("{:?}", joined.underway) };
-    assert_eq!((underway.joins, underway.leaves, underway.filling), (Some(NodeId(4)), Some(NodeId(2)), false));
-    assert!(!joined.is_complete(), "not activated");
 }
 
 /// Guards against what a term served that is over, or another node.
