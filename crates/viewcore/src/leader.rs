@@ -300,7 +300,7 @@ impl Leader {
         {
             return Some(change);
         }
-        if let Some(change) = self.next_stuck(now_ms, state) {
+        if let Some(change) = self.next_stuck(now_ms, state, &avoid) {
             return Some(change);
         }
         let gone = self.gone(now_ms, state);
@@ -340,7 +340,7 @@ impl Leader {
     }
 
     /// Everything stuck that may move now, in one change.
-    fn next_stuck(&mut self, now_ms: u64, state: &ClusterState) -> Option<Change> {
+    fn next_stuck(&mut self, now_ms: u64, state: &ClusterState, avoid: &BTreeSet<NodeId>) -> Option<Change> {
         let view = state.view()?;
         self.stuck.retain(|partition, stuck| {
             now_ms.saturating_sub(stuck.reported_ms) <= STUCK_BELIEVED_MS
@@ -352,7 +352,7 @@ impl Leader {
             .filter(|(partition, _)| self.patience.may_move(**partition, now_ms))
             .map(|(partition, stuck)| (*partition, &stuck.report))
             .collect();
-        let change = plan::move_primaries(state, &stuck, |node| self.detector.answers(node, now_ms))?;
+        let change = plan::move_primaries(state, &stuck, avoid, |node| self.detector.answers(node, now_ms))?;
         let moved = change.placements.iter().map(|(partition, _)| partition);
         for partition in moved.chain(change.steps.iter().map(|(partition, _)| partition)) {
             self.patience.moved(*partition, now_ms);

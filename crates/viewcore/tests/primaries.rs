@@ -90,7 +90,7 @@ fn what_only_a_member_before_has_brings_the_members_before_back() {
         let unreachable = unreachable.iter().copied().map(NodeId).collect();
         let report = StuckReport { unreachable, holder: holder.map(NodeId) };
         let stuck = BTreeMap::from([(PartitionId(0), &report)]);
-        let change = viewcore::plan::move_primaries(state, &stuck, |_| true);
+        let change = viewcore::plan::move_primaries(state, &stuck, &BTreeSet::new(), |_| true);
         let change = change.expect("a stuck partition is moved");
         let orders: Vec<Vec<NodeId>> = change.placements.into_iter().map(|(_, order)| order).collect();
         let members = change.steps.into_iter().map(|(_, step)| step).collect::<Vec<_>>();

@@ -168,8 +168,10 @@ fn command(step: &Step, state: &ClusterState) -> Option<Command> {
         }
         Step::Stuck { partition, unreachable } => {
             let report = plan::StuckReport { unreachable: unreachable.clone(), holder: None };
-            plan::move_primaries(state, &BTreeMap::from([(PartitionId(*partition), &report)]), |_| true)
-                .map(Command::Change)
+            plan::move_primaries(state, &BTreeMap::from([(PartitionId(*partition), &report)]), &BTreeSet::new(), |_| {
+                true
+            })
+            .map(Command::Change)
         }
         Step::Register { node, incarnation, nonce } => Some(Command::Register(register(*node, *incarnation, *nonce))),
         Step::Command(command) => Some(command.clone()),

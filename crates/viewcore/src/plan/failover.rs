@@ -70,12 +70,13 @@ pub struct StuckReport {
 }
 
 /// Gives partitions that reported themselves stuck to other replicas (P19): to who has what the primary lacks; else to
-/// usable ones that `answers` names, rather not to those that the primary could not reach. Where the members are not
-/// activated and lack what only those before have, these are the members again. Where there is no other,
-/// and the primary blames nobody, it asks for a new term (P11), and gets it.
+/// usable ones that `answers` names, rather not to those that the primary could not reach, nor to those to be avoided.
+/// Where the members are not activated and lack what only those before have, these are the members again. Where there is no
+/// other, and the primary blames nobody, it asks for a new term (P11), and gets it.
 pub fn move_primaries(
     state: &ClusterState,
     stuck: &BTreeMap<PartitionId, &StuckReport>,
+    avoid: &BTreeSet<NodeId>,
     answers: impl Fn(NodeId) -> bool,
 ) -> Option<Change> {
     if stuck.is_empty() {
@@ -90,13 +91,15 @@ pub fn move_primaries(
         let Some(primary) = configuration.primary() else { continue };
         let usable = |node: NodeId| state.is_usable(*partition, node);
         let acceptable = |node: NodeId| node != primary && usable(node) && answers(node);
+        let reached = |node: NodeId| acceptable(node) && !unreachable.contains(&node);
         let holder = holder.filter(|holder| acceptable(*holder));
         let only_before = holder.is_some_and(|holder| !configuration.replicas.contains(&holder));
         let chosen = match holder {
             Some(holder) if !only_before => Some(holder),
             Some(_) if !configuration.is_activated() => None,
             _ => chooser
-                .choose(configuration, |node| acceptable(node) && !unreachable.contains(&node))
+                .choose(configuration, |node| reached(node) && !avoid.contains(&node))
+                .or_else(|| chooser.choose(configuration, reached))
                 .or_else(|| chooser.choose(configuration, acceptable)),
         };
         match chosen {
