@@ -54,6 +54,21 @@ fn what_is_not_activated_gives_way_only_to_what_it_was() {
     assert!(configuration(&state, PARTITION.0).is_activated());
 }
 
+/// Guards P19: members that can't be activated any more and stay all the same, and such that give way although they can be.
+#[test]
+fn what_cannot_be_activated_gives_way() {
+    let next = |dead: Vec<NodeId>| {
+        let mut state = with_new_members();
+        change(&mut state, |change| change.dead = dead).unwrap();
+        let nobody = BTreeSet::new();
+        let planned = steps(&state, &Observed::default(), &nobody, &nobody, &mut Planned::default());
+        planned.map(|change| change.steps).unwrap_or_default()
+    };
+    assert_eq!(next(ids([4])), [], "1 and 2 are a majority of the new members, too");
+    assert_eq!(next(ids([2, 4])), [(PARTITION, Step::Members(ids([1, 3, 2])))]);
+    assert_eq!(next(ids([1, 2, 4])), [], "nobody can serve");
+}
+
 /// Guards P21: a learner that becomes a member while it lacks what the others have.
 #[test]
 fn a_learner_waits_until_it_is_full() {
