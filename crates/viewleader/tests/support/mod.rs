@@ -304,11 +304,16 @@ impl Session {
 
     /// The view once it satisfies `wanted`.
     pub async fn view_where(&mut self, wanted: impl Fn(&View) -> bool) -> Arc<View> {
+        self.view_if(wanted).await.expect("the session goes on")
+    }
+
+    /// The view once it satisfies `wanted`; `None` where the session ends before.
+    pub async fn view_if(&mut self, wanted: impl Fn(&View) -> bool) -> Option<Arc<View>> {
         loop {
             if let Some(view) = self.view.clone().filter(|view| wanted(view)) {
-                return view;
+                return Some(view);
             }
-            assert!(self.next().await.is_some(), "the session ended");
+            self.next().await?;
         }
     }
 }
