@@ -81,6 +81,19 @@ impl Cluster {
         }
     }
 
+    /// The running storage nodes that lead a partition.
+    ///
+    /// # Errors
+    /// Where no viewleader answers.
+    pub(crate) async fn leading(&self) -> Result<Vec<usize>, Error> {
+        let status = self.leaders.status().await?;
+        let leads = |address: &str| {
+            status.nodes.iter().any(|node| node.info.address == address && node.info.alive && node.primaries > 0)
+        };
+        let running = self.running(Some(Role::Storaged));
+        Ok(running.into_iter().filter(|place| leads(&self.slot(*place).address())).collect())
+    }
+
     /// What the cluster lacks, if anything, and what is on its way.
     async fn look(&self) -> Result<(Option<String>, ToMove), Error> {
         let status = self.leaders.status().await?;

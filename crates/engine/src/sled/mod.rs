@@ -7,7 +7,8 @@
 //!   an `fdatasync` through a descriptor opened before the first write.
 //! - Its background flusher only logs an error: there is none, the server calls `checkpoint`. Cleaning of segments does
 //!   not need it, it goes along with writes.
-//! - A failed write in one of its threads may leave `flush()` waiting for ever: [`flush`] watches for the error.
+//! - A failed write in one of its threads may leave `flush()` waiting for ever, and its threads may wait for each other:
+//!   [`waiting`] watches for the error, and gives up in the end.
 //! - A tree node over a quarter of a segment goes to a file that is never fsynced. With up to 20 items in a leaf that is
 //!   far less than 128 KiB in each: segments are larger than the default, chunks smaller ([`layout`] does the sum).
 //! - A crash while opening can leave `snap.*.generating`, which every later open would refuse: removed before opening.
@@ -37,13 +38,13 @@
 mod audit;
 mod directory;
 mod failure;
-mod flush;
 mod headers;
 mod layout;
 mod note;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod waiting;
 mod write;
 
 pub use directory::quarantine;
@@ -64,6 +65,7 @@ use std::sync::{Mutex, OnceLock, PoisonError, RwLockReadGuard};
 use std::time::{Duration, Instant};
 use turns::Turns;
 use types::{EntryId, Record, RecordKey, RecordKind};
+use waiting::Caller;
 
 /// Sled's unit of writing and reuse; stored with the data, so it can't be changed later.
 const SEGMENT_BYTES: usize = 2 << 20;
@@ -93,6 +95,8 @@ pub struct SledEngine {
     snapshot_lsn: Option<i64>,
     /// One writer at a time; held before `slots` is.
     writer: Mutex<()>,
+    /// Makes the writer's calls.
+    caller: Caller,
     /// What is known to be durable; one sync at a time.
     note_file: Mutex<NoteFile>,
     /// Held for writing while a batch goes into sled: records and their chunks are read under it, so they match.
@@ -135,6 +139,7 @@ impl SledEngine {
             return Err(EngineError::corrupt(format!("sled went back behind what was durable in {}", path.display())));
         }
         directory.sync()?;
+        let caller = Caller::start("sled-write").map_err(EngineError::io("start a thread for", &path))?;
         let engine = SledEngine {
             slots: Turns::new(headers::read(&db, &path)?),
             db,
@@ -142,6 +147,7 @@ impl SledEngine {
             path,
             snapshot_lsn: audit::newest_snapshot(&directory)?,
             writer: Mutex::new(()),
+            caller,
             note_file: Mutex::new(note_file),
             failed: OnceLock::new(),
             directory,
@@ -258,7 +264,7 @@ impl Engine for SledEngine {
 
     fn checkpoint(&self) -> Result<(), EngineError> {
         self.usable()?;
-        flush::flush(&self.db).map_err(|error| self.fail("write", error))?;
+        waiting::flush(&self.db).map_err(|error| self.fail("write", error))?;
         let mut note_file = self.note_file.lock().map_err(|_| write_panicked())?;
         self.make_durable(&mut note_file)
     }

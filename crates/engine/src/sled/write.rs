@@ -4,7 +4,7 @@ use super::failure::{corrupt_record, write_panicked};
 use super::headers::{self, Changes, Header, Slot};
 use super::layout::{self, StoredRecord};
 use super::note::{Note, NoteFile};
-use super::{SledEngine, audit};
+use super::{SledEngine, audit, waiting};
 use crate::mutants::{Mutant, on};
 use crate::{ApplyBatch, EngineError, Keyspace, VersionedChange, check_sizes};
 use ::sled::Batch;
@@ -137,7 +137,8 @@ impl SledEngine {
         let mut slots = self.slots.write().map_err(|_| write_panicked())?;
         headers::add(&mut batch, &slots, &changes);
         // Sled has no way back from a batch that is half done: after an error nothing here can be trusted.
-        self.db.apply_batch(batch).map_err(|error| self.fail("write", error))?;
+        let applied = self.caller.wait_for(&self.db, waiting::LOOKS_MAX, |db| db.apply_batch(batch));
+        applied.map_err(|error| self.fail("write", error))?;
         for (keyspace, header) in changes {
             match header {
                 Some(header) => slots.insert(keyspace, Slot::Sound(header)),
